@@ -1,0 +1,42 @@
+# Everything a person or CI runs. `make demo` and `make test` set up what they need first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.rloop-installed
+
+.PHONY: help setup demo test check unit ray engine e2e format lock clean
+
+help: ## Show this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv with the pinned requirements (CPU)
+
+$(STAMP): requirements/cpu.txt pyproject.toml deploy/install.sh
+	@PYTHON=$(PYTHON) VENV=$(VENV) sh deploy/install.sh
+	@touch $@
+
+demo: $(STAMP) ## The main job, end to end, on this machine (about ten minutes)
+	$(BIN)/rloop train recipes/demo.yaml
+
+test: check ray engine e2e ## All tests
+
+check: $(STAMP) ## Format, lint, types, import rules, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit -q
+
+ray engine e2e: $(STAMP) ## One tier of tests
+	$(BIN)/python -m pytest tests/$@ -q
+
+format: $(STAMP) ## Format and fix what ruff can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(STAMP) ## Resolve requirements/cpu.txt and its hashes again
+	VENV=$(VENV) sh deploy/lock.sh
+
+clean: ## Remove caches (not .venv, not runs)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

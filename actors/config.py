@@ -1,0 +1,24 @@
+"""The `actors` section of a run file: how many of each, and how long they wait for one another."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ActorsConfig(BaseModel):
+    """Processes and deadlines."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rollout_workers: int = Field(1, ge=1, le=4096, description="Rollout workers, one engine each.")
+    start_timeout_s: float = Field(300.0, gt=0, description="Seconds an actor may take to come up.")
+    call_timeout_s: float = Field(120.0, gt=0, description="Seconds one actor may wait for another's answer.")
+    lease_timeout_s: float = Field(
+        120.0, gt=0, description="Seconds a leased group may take before it is leased again."
+    )
+    checkpoint_every: int = Field(
+        10, ge=1, description="RL steps between checkpoints; phases always end with one."
+    )
+    probe_tolerance: float = Field(
+        1e-3,
+        gt=0,
+        description="Largest |log-prob| difference between engine and learner after a weight sync.",
+    )

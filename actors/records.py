@@ -1,0 +1,65 @@
+"""What the actors tell each other and the people who watch: status, not tokens."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+RunState = Literal["starting", "running", "stopping", "finished", "interrupted", "failed"]
+PhaseKind = Literal["warmup", "rl", "rft", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """Held-out results of one set of weights; a line of the final table."""
+
+    weights: str
+    """Name of the checkpoint, e.g. `base`, `rl-0`, `theta-1`."""
+    after: str
+    """For people: `base policy`, `iteration 1, after RL`…"""
+    metrics: dict[str, float]
+    """`pass@1`, `pass@8`, … over all held-out problems and, as `4 numbers/pass@1`, per tag; `truncated_frac`…"""
+    num_problems: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class BufferStatus:
+    """Where groups are right now."""
+
+    running: int = 0
+    """Groups leased to workers."""
+    ready: int = 0
+    """Groups finished and waiting to be trained."""
+    accepted: int = 0
+    """Groups accepted for training since the run's start (AReaL's counter)."""
+    capacity: int = 0
+    """Groups that may be started now."""
+    finished: int = 0
+    """Groups finished in this phase, all fates."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Groups not trained in this phase, by reason (`zero_variance`, `failed`, `stale`, …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """One picture of the run; the live view draws it, `status.json` in the run directory holds it."""
+
+    state: RunState = "starting"
+    phase: PhaseKind | None = None
+    iteration: int = 0
+    """From 0."""
+    iterations: int = 0
+    step: int = 0
+    """Steps done in this phase."""
+    steps: int = 0
+    version: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Newest value of each: `reward`, `loss`, `staleness_mean`, `tis_weight_mean`, `generate_tokens_per_s`, `train_tokens_per_s`…"""
+    buffer: BufferStatus = field(default_factory=BufferStatus)
+    evals: tuple[EvalRow, ...] = ()
+    waiting: str = ""
+    """What the controller waits for now: who, for whom, since when."""
+    elapsed_s: float = 0.0
+    remaining_s: float | None = None
+    """Estimate of the time left; None until there is one."""
+    message: str = ""
+    """Why it failed or stopped; empty otherwise."""

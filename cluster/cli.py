@@ -1,0 +1,2 @@
+def main() -> None:
+    print("rloop 0.1.0")

@@ -1,0 +1,1 @@
+"""Rollouts: records, prompts, engines, workflows, admission, the journal and what is asked of it."""

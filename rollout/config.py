@@ -1,0 +1,106 @@
+"""The `data`, `rollout` and `eval` sections of a run file."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CountdownConfig(BaseModel):
+    """Generated problems: reach the target by combining numbers, one step at a time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_problems: int = Field(
+        200, ge=1, description="Training problems, half of each size in `train_numbers`."
+    )
+    eval_problems: int = Field(60, ge=1, description="Held-out problems, shared out over `eval_numbers`.")
+    train_numbers: tuple[int, ...] = Field(
+        (3, 4), description="How many numbers a training problem has (3-5)."
+    )
+    eval_numbers: tuple[int, ...] = Field(
+        (3, 4), description="How many numbers a held-out problem has (3-5)."
+    )
+
+
+class DataConfig(BaseModel):
+    """Where problems come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: Literal["file", "countdown"] = Field(
+        "file", description="`file` reads `path`; `countdown` generates problems, nothing to download."
+    )
+    path: Path | None = Field(None, description="JSONL or Parquet file of training problems (task=file).")
+    eval_path: Path | None = Field(
+        None, description="Held-out problems; when unset, `eval_fraction` of `path` is held out."
+    )
+    eval_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of `path` held out when `eval_path` is unset."
+    )
+    question_key: str = Field("question", description="Column that holds the problem.")
+    answer_key: str = Field(
+        "answer", description="Column that holds the answer (GSM8K's `#### 72` is understood)."
+    )
+    id_key: str = Field(
+        "id", description="Column that holds a unique id; the line number is used where absent."
+    )
+    instruction: str = Field(
+        "", description="Text put before every problem, e.g. how to mark the final answer; empty for none."
+    )
+    limit: int | None = Field(None, ge=1, description="Use only the first N training problems.")
+    countdown: CountdownConfig = Field(
+        default_factory=CountdownConfig, description="Settings of task=countdown."
+    )
+
+
+class EngineConfig(BaseModel):
+    """The generation engine inside each rollout worker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision the engine computes in; bfloat16 on GPUs."
+    )
+    kv_cache_mb: int | None = Field(
+        256, ge=16, description="KV cache in MiB; null lets the engine take what the GPU has."
+    )
+    max_num_seqs: int = Field(256, ge=1, description="Sequences decoded together at most.")
+    eager: bool = Field(True, description="Skip compilation: starts a minute sooner, up to 1.3 × slower.")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs per engine.")
+
+
+class RolloutConfig(BaseModel):
+    """How answers are generated and how far generation may run ahead of training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    group_size: int = Field(8, ge=2, description="Answers per problem (G).")
+    groups_per_step: int = Field(16, ge=1, description="Problems per optimizer step (B).")
+    max_staleness: float = Field(
+        1.0,
+        ge=0,
+        le=64,
+        description="Policy versions a trained token may be old (η); 0 is synchronous training.",
+    )
+    max_concurrent: int = Field(32, ge=1, description="Groups in flight per worker at most.")
+    max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
+    context_length: int = Field(128, ge=8, description="Longest prompt plus answer, in tokens.")
+    temperature: float = Field(
+        1.0, gt=0, le=10, description="Sampling temperature; the learner applies the same."
+    )
+    drop_zero_variance: bool = Field(
+        True, description="Dynamic sampling (DAPO): groups whose answers all score alike are not trained."
+    )
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="The engine inside each worker.")
+
+
+class EvalConfig(BaseModel):
+    """Held-out evaluation after every phase."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int = Field(32, ge=1, description="Answers per held-out problem (n of pass@k).")
+    ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k; each at most `samples`.")
+    temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature of evaluation.")
+    limit: int | None = Field(None, ge=1, description="Use only the first N held-out problems.")

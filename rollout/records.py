@@ -1,0 +1,225 @@
+"""The records that travel between the actors: one type per stage of a rollout's life.
+
+Arrays are numpy, with shapes in the field notes: L tokens of an answer, P tokens of a prompt, N tokens of a
+batch, S sequences of a batch. Token ids go in and token ids come out; sampled tokens are never re-encoded.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from verifiers.records import Verdict
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+FinishReason = Literal["stop", "length", "abort"]
+Purpose = Literal["train", "eval"]
+RolloutStatus = Literal["finished", "truncated", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """Which weights: the number only grows, while (iteration, step) jumps back when a phase re-initialises."""
+
+    number: int
+    """Monotonic over the whole run; what staleness is measured in."""
+    iteration: int
+    """RLoop iteration, from 0."""
+    step: int
+    """Optimizer step inside the phase that made these weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem."""
+
+    id: str
+    """Unique within the run's data."""
+    text: str
+    """The problem as the verifier sees it."""
+    token_ids: tuple[int, ...]
+    """[P] what the engine is given: chat template applied, special tokens included."""
+    reference: str
+    """The verifier's side of the problem (answer, tests, target…)."""
+    source: str = ""
+    """Where it came from, e.g. `train.jsonl:17`; evaluation reports one line per `tag`, not per source."""
+    tag: str = ""
+    """Group under which evaluation reports it, e.g. `4 numbers`."""
+
+
+class GroupKey(NamedTuple):
+    """Identity of a group: a sample is a group and an index."""
+
+    purpose: Purpose
+    epoch: int
+    """Pass over the training prompts, or number of the evaluation."""
+    prompt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+    """Seed of the run; each sample derives its own from its identity (`rollout.seeds`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer asked of an engine."""
+
+    id: str
+    """Unique among requests in flight; used to abort."""
+    prompt_ids: IntArray
+    """[P] or [P + done]: a continued answer carries its own tokens here."""
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    stop_ids: tuple[int, ...] = ()
+    """Token ids that end the answer, besides the tokenizer's own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A run of sampled tokens as an engine hands them out."""
+
+    token_ids: IntArray
+    """[L] sampled tokens, the stop token included."""
+    logprobs: FloatArray
+    """[L] log-probability of each under the distribution it was sampled from (temperature applied)."""
+    versions: IntArray
+    """[L] policy version number that sampled each."""
+    finish_reason: FinishReason | None
+    """None while the answer goes on."""
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.token_ids), len(self.logprobs), len(self.versions)}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"a segment has one log-prob and one version per token, got {len(self.token_ids)} tokens, "
+                f"{len(self.logprobs)} log-probs, {len(self.versions)} versions"
+            )
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def empty(cls) -> "Segment":
+        """No tokens yet."""
+        return cls(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int32), None)
+
+    def join(self, later: "Segment") -> "Segment":
+        """This segment followed by `later`, which decides how it ends."""
+        return Segment(
+            np.concatenate([self.token_ids, later.token_ids]),
+            np.concatenate([self.logprobs, later.logprobs]),
+            np.concatenate([self.versions, later.versions]),
+            later.finish_reason,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One finished answer with its verdict."""
+
+    prompt_id: str
+    sample_index: int
+    """Which of the group's siblings, from 0."""
+    prompt_ids: IntArray
+    """[P]"""
+    response: Segment
+    """[L] segments joined."""
+    loss_mask: BoolArray
+    """[L] True on tokens the policy chose; tool output and injected text are False."""
+    verdict: Verdict
+    status: RolloutStatus
+    """`truncated` = ran into the length limit; `failed` = no verdict, see `verdict.feedback`."""
+
+    @property
+    def trainable(self) -> bool:
+        """True when a verdict exists; failures are counted, never trained."""
+        return self.verdict.scored
+
+    @property
+    def oldest_version(self) -> int:
+        """Smallest policy version among the sampled tokens (-1 for an empty answer)."""
+        return int(self.response.versions.min()) if len(self.response) else -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RolloutGroup:
+    """The siblings of one prompt."""
+
+    key: GroupKey
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def rewards(self) -> FloatArray:
+        """[G'] rewards of the trainable siblings."""
+        return np.array([r.verdict.reward for r in self.rollouts if r.trainable], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Work handed to a rollout worker: one group to generate and score."""
+
+    key: GroupKey
+    prompt: Prompt
+    num_samples: int
+    sampling: Sampling
+    attempt: int = 0
+    """How often this group was leased before; never part of a seed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingBatch:
+    """Sequences of one optimizer step, laid end to end (no padding): prompt then response, per sequence."""
+
+    token_ids: IntArray
+    """[N]"""
+    loss_mask: BoolArray
+    """[N] True on the tokens whose log-prob is trained; never the first token of a sequence."""
+    behaviour_logprobs: FloatArray
+    """[N] log-probs of the weights that sampled; 0 off the mask, and everywhere in supervised batches."""
+    versions: IntArray
+    """[N] version that sampled each token; -1 off the mask."""
+    lengths: IntArray
+    """[S] tokens per sequence; sums to N."""
+    rewards: FloatArray
+    """[S]"""
+    group_ids: IntArray
+    """[S] siblings share an id."""
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return len(self.lengths)
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Tokens on the mask: the loss denominator, global over ranks and micro-batches."""
+        return int(self.loss_mask.sum())
+
+    @property
+    def starts(self) -> IntArray:
+        """[S] offset of each sequence's first token."""
+        return (np.cumsum(self.lengths) - self.lengths).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """What the controller knows of a batch: numbers, no tokens."""
+
+    groups: tuple[GroupKey, ...]
+    num_sequences: int
+    num_tokens: int
+    num_loss_tokens: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    """reward, correct_frac, truncated_frac, response_len, staleness_mean, staleness_max…"""

@@ -1,0 +1,1 @@
+"""Learning: the policy, FSDP2, log-probs, advantages, losses, checkpoints and phases. No Ray, no vLLM."""

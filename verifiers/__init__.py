@@ -1,0 +1,1 @@
+"""Scoring: verifiers and the killable processes they run in. Knows nothing of engines, tensors or Ray."""
