@@ -14,9 +14,7 @@ class ActorsConfig(BaseModel):
     lease_timeout_s: float = Field(
         120.0, gt=0, description="Seconds a leased group may take before it is leased again."
     )
-    checkpoint_every: int = Field(
-        10, ge=1, description="RL steps between checkpoints; phases always end with one."
-    )
+    checkpoint_every: int = Field(10, ge=1, description="RL steps between checkpoints; phases always end with one.")
     probe_tolerance: float = Field(
         1e-3,
         gt=0,

@@ -53,7 +53,7 @@ class RunStatus:
     steps: int = 0
     version: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    """Newest value of each: `reward`, `loss`, `staleness_mean`, `tis_weight_mean`, `generate_tokens_per_s`, `train_tokens_per_s`…"""
+    """Newest value of each: `reward`, `loss`, `staleness_mean`, `generate_tokens_per_s`, `train_tokens_per_s`…"""
     buffer: BufferStatus = field(default_factory=BufferStatus)
     evals: tuple[EvalRow, ...] = ()
     waiting: str = ""

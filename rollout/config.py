@@ -11,16 +11,10 @@ class CountdownConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train_problems: int = Field(
-        200, ge=1, description="Training problems, half of each size in `train_numbers`."
-    )
+    train_problems: int = Field(200, ge=1, description="Training problems, half of each size in `train_numbers`.")
     eval_problems: int = Field(60, ge=1, description="Held-out problems, shared out over `eval_numbers`.")
-    train_numbers: tuple[int, ...] = Field(
-        (3, 4), description="How many numbers a training problem has (3-5)."
-    )
-    eval_numbers: tuple[int, ...] = Field(
-        (3, 4), description="How many numbers a held-out problem has (3-5)."
-    )
+    train_numbers: tuple[int, ...] = Field((3, 4), description="How many numbers a training problem has (3-5).")
+    eval_numbers: tuple[int, ...] = Field((3, 4), description="How many numbers a held-out problem has (3-5).")
 
 
 class DataConfig(BaseModel):
@@ -35,23 +29,15 @@ class DataConfig(BaseModel):
     eval_path: Path | None = Field(
         None, description="Held-out problems; when unset, `eval_fraction` of `path` is held out."
     )
-    eval_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of `path` held out when `eval_path` is unset."
-    )
+    eval_fraction: float = Field(0.1, gt=0, lt=1, description="Share of `path` held out when `eval_path` is unset.")
     question_key: str = Field("question", description="Column that holds the problem.")
-    answer_key: str = Field(
-        "answer", description="Column that holds the answer (GSM8K's `#### 72` is understood)."
-    )
-    id_key: str = Field(
-        "id", description="Column that holds a unique id; the line number is used where absent."
-    )
+    answer_key: str = Field("answer", description="Column that holds the answer (GSM8K's `#### 72` is understood).")
+    id_key: str = Field("id", description="Column that holds a unique id; the line number is used where absent.")
     instruction: str = Field(
         "", description="Text put before every problem, e.g. how to mark the final answer; empty for none."
     )
     limit: int | None = Field(None, ge=1, description="Use only the first N training problems.")
-    countdown: CountdownConfig = Field(
-        default_factory=CountdownConfig, description="Settings of task=countdown."
-    )
+    countdown: CountdownConfig = Field(default_factory=CountdownConfig, description="Settings of task=countdown.")
 
 
 class EngineConfig(BaseModel):
@@ -86,9 +72,7 @@ class RolloutConfig(BaseModel):
     max_concurrent: int = Field(32, ge=1, description="Groups in flight per worker at most.")
     max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
     context_length: int = Field(128, ge=8, description="Longest prompt plus answer, in tokens.")
-    temperature: float = Field(
-        1.0, gt=0, le=10, description="Sampling temperature; the learner applies the same."
-    )
+    temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature; the learner applies the same.")
     drop_zero_variance: bool = Field(
         True, description="Dynamic sampling (DAPO): groups whose answers all score alike are not trained."
     )

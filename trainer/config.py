@@ -30,9 +30,7 @@ class ModelConfig(BaseModel):
     path: Path | None = Field(
         None, description="Hugging Face model directory (weights and tokenizer); null makes `scratch`."
     )
-    scratch: ScratchConfig = Field(
-        default_factory=ScratchConfig, description="The model made when `path` is null."
-    )
+    scratch: ScratchConfig = Field(default_factory=ScratchConfig, description="The model made when `path` is null.")
     attention: Literal["auto", "flash_attention_2", "sdpa"] = Field(
         "auto", description="`auto` takes flash-attention where it imports and a GPU is there, else sdpa."
     )
@@ -54,18 +52,12 @@ class RLConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    clip_low: float = Field(
-        0.2, ge=0, lt=1, description="PPO clip below: ratio >= 1 - clip_low (1707.06347)."
-    )
-    clip_high: float = Field(
-        0.28, ge=0, description="PPO clip above: ratio <= 1 + clip_high (DAPO 2503.14476)."
-    )
+    clip_low: float = Field(0.2, ge=0, lt=1, description="PPO clip below: ratio >= 1 - clip_low (1707.06347).")
+    clip_high: float = Field(0.28, ge=0, description="PPO clip above: ratio <= 1 + clip_high (DAPO 2503.14476).")
     tis_cap: float = Field(
         2.0, ge=1, description="Cap of the learner/engine importance weight per token (truncated IS)."
     )
-    normalize_std: bool = Field(
-        True, description="Divide group advantages by their standard deviation (GRPO)."
-    )
+    normalize_std: bool = Field(True, description="Divide group advantages by their standard deviation (GRPO).")
     minibatches: int = Field(1, ge=1, description="Optimizer updates per batch of rollouts.")
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimizer of RL phases.")
 
@@ -94,14 +86,10 @@ class TrainerConfig(BaseModel):
         ge=16,
         description="Tokens (padding included) per forward pass and rank; bounds activation memory.",
     )
-    max_grad_norm: float = Field(
-        1.0, gt=0, description="Gradient norm over the whole model is clipped to this."
-    )
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm over the whole model is clipped to this.")
     rl: RLConfig = Field(default_factory=RLConfig, description="RL phases.")
     rft: SFTConfig = Field(default_factory=SFTConfig, description="RFT phases.")
-    warmup: SFTConfig = Field(
-        default_factory=SFTConfig, description="Supervised warm-up of a model made from scratch."
-    )
+    warmup: SFTConfig = Field(default_factory=SFTConfig, description="Supervised warm-up of a model made from scratch.")
 
 
 class ScheduleConfig(BaseModel):
