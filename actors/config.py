@@ -11,10 +11,16 @@ class ActorsConfig(BaseModel):
     rollout_workers: int = Field(1, ge=1, le=4096, description="Rollout workers, one engine each.")
     start_timeout_s: float = Field(300.0, gt=0, description="Seconds an actor may take to come up.")
     call_timeout_s: float = Field(120.0, gt=0, description="Seconds one actor may wait for another's answer.")
+    learner_timeout_s: float = Field(
+        600.0, gt=0, description="Seconds one learner call (a step, a checkpoint) may take."
+    )
+    stall_s: float = Field(120.0, gt=0, description="Seconds without a finished group after which the run gives up.")
     lease_timeout_s: float = Field(
         120.0, gt=0, description="Seconds a leased group may take before it is leased again."
     )
-    checkpoint_every: int = Field(10, ge=1, description="RL steps between checkpoints; phases always end with one.")
+    checkpoint_every_s: float = Field(
+        30.0, gt=0, description="Seconds of training a crash may cost; phases always end with a checkpoint."
+    )
     probe_tolerance: float = Field(
         1e-3,
         gt=0,

@@ -1,0 +1,351 @@
+"""The controller: executes the phase schedule. One loop trains in every phase; RL and RFT differ in their batches.
+
+    loop      consumes               waits for                 unblocked by
+    phases    the scheduler          the training loop         a committed manifest
+    training  batches (references)   buffer, learner, engines  groups finishing, weights attested
+    status    -                      nothing                   -
+
+It holds no tokens. The order of a step is the protocol: train → *trained at v* durable → v visible to engines →
+admission moves on. The order of a phase is a transaction: weights saved → published and attested → evaluated →
+manifest. Whatever the manifest does not name did not happen.
+"""
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actors.manifest import Manifest
+from actors.progress import Progress
+from actors.protocols import Broadcaster, Buffer, Learner
+from actors.records import EvalRow, RunStatus
+from rollout.config import EvalConfig
+from rollout.evaluation import summarize
+from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.phases import Phase, PhaseScheduler
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to stop; its state is committed."""
+
+
+class NotTheStartingPolicy(RuntimeError):
+    """A phase would have started from other weights than its schedule says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the controller needs to know of the configuration."""
+
+    schedule: ScheduleConfig
+    rl: OptimConfig
+    rft: SFTConfig
+    warmup: SFTConfig
+    eval: EvalConfig
+    warmup_dataset: str
+    """Demonstrations for the warm-up (a supervised Parquet file); empty when there is none."""
+    base_cache: str
+    """Where the base policy made by the warm-up is kept for the next run; empty for nowhere."""
+    seed: int
+    stall_s: float
+    """Seconds without a finished group after which the run gives up, saying what it waited for."""
+    checkpoint_every_s: float
+    config_digest: str
+
+
+class Controller:
+    """Runs RLoop over a buffer, a learner and a broadcaster."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_dir: Path,
+        scheduler: PhaseScheduler,
+        buffer: Buffer,
+        learner: Learner,
+        broadcaster: Broadcaster,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan = plan
+        self._run_dir = run_dir
+        self._scheduler = scheduler
+        self._buffer = buffer
+        self._learner = learner
+        self._broadcaster = broadcaster
+        self._clock = clock
+        self._stop = asyncio.Event()
+        self._stop_reason = ""
+        self._in_engines = ""  # hash of the weights the engines run on
+        self._saved_at = clock()
+        self._progress = Progress(run_dir, plan.schedule.iterations, plan.schedule.rl_steps, clock)
+        self._progress.still_to_come = self._still_to_come
+        manifest = run_dir / "manifest.json"
+        self._manifest = Manifest.load(manifest) if manifest.exists() else Manifest(config_digest=plan.config_digest)
+        self._manifest = replace(self._manifest, incarnation=self._manifest.incarnation + 1)
+
+    # -- what others ask --------------------------------------------------------------------------------------
+
+    async def run(self) -> RunStatus:
+        """Execute every phase that is not committed yet. Returns the final status; errors fly, after being noted."""
+        self._progress.state("running")
+        self._progress.update(evals=self._manifest.evals, version=self._manifest.version)
+        try:
+            await self._open()
+            while phase := self._scheduler.next(self._manifest.done):
+                await self._run_phase(phase)
+            self._progress.state("finished")
+        except Interrupted:
+            self._progress.state("interrupted", self._stop_reason)
+        except BaseException as error:
+            self._progress.state("failed", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self._progress.waiting("")
+        return self._progress.picture()
+
+    async def status(self) -> RunStatus:
+        """The run as of now."""
+        buffer = await self._buffer.status() if self._progress.current.state == "running" else None
+        return self._progress.picture(buffer)
+
+    async def stop(self, reason: str) -> None:
+        """Ask for a checkpoint and an end at the next step boundary; returns at once."""
+        self._stop_reason = reason
+        self._progress.update(state="stopping")
+        self._stop.set()
+
+    # -- phases -----------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        """Name and evaluate the policy that the first phase starts from, unless a warm-up makes it."""
+        first = self._scheduler.next(())
+        if self._manifest.weights or first is None or first.kind == "warmup":
+            return
+        digest = await self._learner.begin_phase(None, self._plan.rl, 1)
+        await self._learner.save(self._weights_dir(first.init_from), optimizer=False)
+        await self._publish(self._manifest.version + 1, digest)
+        row = await self._evaluate(first.init_from, "base policy")
+        self._commit(replace(self._manifest, weights={first.init_from: digest}, evals=(row,)))
+
+    async def _run_phase(self, phase: Phase) -> None:
+        if self._manifest.phase == phase:
+            await self._continue_phase(phase)
+        else:
+            await self._begin_phase(phase)
+        await self._train(phase)
+        digest = await self._learner.weights_hash()
+        await self._learner.save(self._weights_dir(phase.produces), optimizer=False)
+        await self._learner.export(str(self._run_dir / "checkpoints" / phase.produces / "hf"))
+        if phase.kind == "warmup" and self._plan.base_cache:
+            _copy_directory(self._run_dir / "checkpoints" / phase.produces / "hf", Path(self._plan.base_cache))
+        if digest != self._in_engines:
+            await self._publish(self._manifest.version + 1, digest)
+        row = await self._evaluate(phase.produces, phase.title)
+        self._commit(self._manifest.committed(digest, row))
+
+    async def _begin_phase(self, phase: Phase) -> None:
+        """Fresh optimizer on the phase's initial weights: RL weights never leak into RFT."""
+        dataset, steps = await self._dataset(phase)
+        initial = None if phase.init_from == "scratch" else self._weights_dir(phase.init_from)
+        digest = await self._learner.begin_phase(initial, self._optim(phase), steps)
+        expected = self._manifest.weights.get(phase.init_from, digest)
+        if digest != expected:
+            raise NotTheStartingPolicy(
+                f"{phase.kind} of iteration {phase.iteration} must start from {phase.init_from} ({expected[:12]}), the "
+                f"learner holds {digest[:12]}; the checkpoint was changed after it was committed"
+            )
+        logger.info("%s of iteration %d starts from %s (%s)", phase.kind, phase.iteration, phase.init_from, digest[:12])
+        self._manifest = replace(self._manifest, phase=phase, step=0, steps=steps, dataset=dataset)
+        if phase.kind == "rl":
+            if digest != self._in_engines:
+                await self._publish(self._manifest.version + 1, digest)
+            await self._buffer.begin_rl(phase.iteration, steps, self._manifest.version)
+
+    async def _continue_phase(self, phase: Phase) -> None:
+        """Take up a phase at its last checkpoint."""
+        state = self._manifest
+        digest = await self._learner.resume(str(self._run_dir / state.checkpoint), self._optim(phase), state.steps)
+        if phase.kind == "rl":
+            await self._publish(state.version, digest)
+            await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
+        else:
+            sft = self._sft(phase)
+            await self._buffer.begin_sft(
+                str(self._run_dir / state.dataset), sft.batch_size, sft.epochs, self._plan.seed, done_steps=state.step
+            )
+
+    async def _dataset(self, phase: Phase) -> tuple[str, int]:
+        """The phase's supervised data, relative to the run ('' in RL), and its number of steps."""
+        if phase.kind == "rl":
+            return "", self._plan.schedule.rl_steps
+        dataset = self._plan.warmup_dataset
+        if phase.kind == "rft":
+            schedule = self._plan.schedule
+            dataset = f"experts/iteration-{phase.iteration}.parquet"
+            report = await self._buffer.select_experts(
+                phase.iteration, schedule.tau_hard, schedule.max_per_prompt, str(self._run_dir / dataset)
+            )
+            logger.info("expert set of iteration %d: %s", phase.iteration, report)
+            if report.kept < schedule.min_experts:
+                logger.warning(
+                    "RFT of iteration %d is skipped and %s kept: %d expert answers, schedule.min_experts is %d",
+                    phase.iteration,
+                    phase.init_from,
+                    report.kept,
+                    schedule.min_experts,
+                )
+                return dataset, 0
+        sft = self._sft(phase)
+        return dataset, await self._buffer.begin_sft(
+            str(self._run_dir / dataset), sft.batch_size, sft.epochs, self._plan.seed
+        )
+
+    # -- the training loop ------------------------------------------------------------------------------------
+
+    async def _train(self, phase: Phase) -> None:
+        first, steps = self._manifest.step, self._manifest.steps
+        self._progress.begin(phase.kind, phase.iteration, steps, first)
+        self._saved_at = self._clock()
+        for step in range(first + 1, steps + 1):
+            began = self._clock()
+            info, batch = await self._patiently(self._buffer.next_batch, f"batch {step} of {steps}")
+            waited = self._clock() - began
+            self._progress.waiting(f"learner: step {step} of {steps}")
+            metrics = await self._learner.step(batch, "rl" if phase.kind == "rl" else "sft")
+            metrics |= info.metrics | {"wait_batch_s": waited}
+            self._manifest = replace(self._manifest, step=step)
+            if phase.kind == "rl":
+                version = self._manifest.version + 1
+                await self._buffer.trained(info.groups, version)
+                metrics |= await self._publish(version, "")
+            seconds = self._clock() - began
+            if phase.kind == "rl":
+                metrics["generate_tokens_per_s"] = info.num_loss_tokens / seconds
+            metrics["train_tokens_per_s"] = info.num_tokens / seconds
+            self._progress.step(
+                phase.kind, seconds, metrics, iteration=phase.iteration, step=step, version=self._manifest.version
+            )
+            self._progress.update(step=step, version=self._manifest.version)
+            await self._maybe_checkpoint(last=step == steps)
+        if steps:
+            await self._buffer.end_phase()
+        if phase.kind == "rl":
+            self._in_engines = await self._learner.weights_hash()
+
+    async def _publish(self, version: int, digest: str) -> dict[str, float]:
+        """Bring the learner's weights to every engine as `version`, attested; then let admission move on."""
+        self._progress.waiting(f"engines: version {version}")
+        slot = await self._broadcaster.claim(await self._learner.layout(), version)
+        await self._learner.stage(slot)
+        expected = await self._learner.probe(await self._broadcaster.probe_sequences())
+        metrics = await self._broadcaster.publish(slot, expected)
+        await self._buffer.new_version(version)
+        self._manifest = replace(self._manifest, version=version)
+        self._in_engines = digest
+        return metrics
+
+    async def _evaluate(self, weights: str, after: str) -> EvalRow:
+        """Held-out pass@k of the weights that the engines run on."""
+        plan, began = self._plan.eval, self._clock()
+        # A number of its own per start of the run: answers of weights that were lost are never counted.
+        number = self._manifest.incarnation * 1000 + len(self._manifest.evals)
+        self._progress.begin("eval", self._progress.current.iteration, 0)
+        await self._buffer.begin_eval(number, plan.samples, plan.temperature, plan.limit)
+        counts = await self._patiently(self._buffer.eval_result, f"evaluation of {weights}")
+        await self._buffer.end_phase()
+        metrics = summarize(counts, plan.ks)
+        row = EvalRow(weights, after, metrics, num_problems=len(counts), num_samples=plan.samples)
+        self._progress.step("eval", self._clock() - began, metrics, weights=weights, after=after)
+        self._progress.update(evals=(*self._manifest.evals, row))
+        return row
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    async def _maybe_checkpoint(self, last: bool) -> None:
+        if self._stop.is_set() or last or self._clock() - self._saved_at >= self._plan.checkpoint_every_s:
+            await self._checkpoint()
+        if self._stop.is_set():
+            raise Interrupted(self._stop_reason)
+
+    async def _checkpoint(self) -> None:
+        """Save the learner's whole state at this step, then commit; the previous checkpoint goes last."""
+        phase = self._manifest.phase
+        assert phase is not None
+        directory = f"checkpoints/steps/{phase.kind}-{phase.iteration}-{self._manifest.step}"
+        self._progress.waiting(f"checkpoint {directory}")
+        await self._learner.save(str(self._run_dir / directory), optimizer=True)
+        self._commit(replace(self._manifest, checkpoint=directory))
+        self._saved_at = self._clock()
+
+    def _commit(self, manifest: Manifest) -> None:
+        manifest.save(self._run_dir / "manifest.json")
+        self._manifest = manifest
+        for old in (self._run_dir / "checkpoints" / "steps").glob("*"):
+            if old != self._run_dir / manifest.checkpoint:
+                shutil.rmtree(old)
+
+    async def _patiently(self, ask: Callable[[float], Coroutine[Any, Any, T]], what: str) -> T:
+        """Wait as long as groups keep finishing; give up after `stall_s` without any. A stop request ends it."""
+        self._progress.waiting(f"buffer: {what}")
+        finished = -1
+        while True:
+            try:
+                return await self._unless_stopped(ask(self._plan.stall_s))
+            except TimeoutError:
+                now = (await self._buffer.status()).finished
+                if now == finished:
+                    raise
+                finished = now
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> T:
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            stop.cancel()
+            task.cancel()
+        if self._manifest.phase is not None and self._progress.current.phase != "eval":
+            await self._checkpoint()
+        raise Interrupted(self._stop_reason)
+
+    # -- small things -----------------------------------------------------------------------------------------
+
+    def _weights_dir(self, name: str) -> str:
+        return str(self._run_dir / "checkpoints" / name / "weights")
+
+    def _sft(self, phase: Phase) -> SFTConfig:
+        return self._plan.warmup if phase.kind == "warmup" else self._plan.rft
+
+    def _optim(self, phase: Phase) -> OptimConfig:
+        return self._plan.rl if phase.kind == "rl" else self._sft(phase).optim
+
+    def _still_to_come(self) -> dict[str, float]:
+        """Steps and evaluations left after the current phase; RFT's steps are not known beforehand."""
+        left, done = {"rl": 0.0, "eval": 0.0}, [*self._manifest.done]
+        if current := self._manifest.phase:
+            done.append(current)
+            left["eval"] += 1
+        while phase := self._scheduler.next(done):
+            done.append(phase)
+            left["eval"] += 1
+            left["rl"] += self._plan.schedule.rl_steps if phase.kind == "rl" else 0
+        return left
+
+
+def _copy_directory(source: Path, target: Path) -> None:
+    """Copy atomically; an existing target wins."""
+    if target.exists():
+        return
+    scratch = target.with_name(target.name + ".tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(source, scratch)
+    scratch.rename(target)

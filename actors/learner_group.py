@@ -1,0 +1,85 @@
+"""The learner group: K FSDP ranks driven in lockstep. First failure wins; nobody waits for ranks that cannot answer.
+
+Each call goes to every rank at once, because every rank takes part in the same collectives. There is one caller
+(the controller), so all ranks see the same order.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from actors.protocols import Batch, Objective
+from rollout.records import FloatArray, IntArray
+from rollout.weights import WeightLayout, WeightSlot
+from trainer.config import OptimConfig
+
+
+class Rank(Protocol):
+    """One learner process: `call("step", batch, "rl")` runs that method of `trainer.learner.LearnerRank` there."""
+
+    async def call(self, method: str, *args: Any) -> Any:  # noqa: D102
+        ...
+
+
+class LearnerGroup:
+    """The ranks as one learner. Results are rank 0's where all ranks agree by construction."""
+
+    def __init__(self, ranks: Sequence[Rank]) -> None:
+        self._ranks = ranks
+
+    async def begin_phase(self, weights: str | None, optim: OptimConfig, total_steps: int) -> str:
+        """Load named weights, start with a fresh optimizer; returns the hash of the weights."""
+        return await self._all("begin_phase", weights, optim, total_steps)
+
+    async def resume(self, directory: str, optim: OptimConfig, total_steps: int) -> str:
+        """Continue a phase from a checkpoint with optimizer; returns the hash of the weights."""
+        return await self._all("resume", directory, optim, total_steps)
+
+    async def step(self, batch: Batch, objective: Objective) -> dict[str, float]:
+        """Train on one batch; returns metrics that are global over the ranks."""
+        return await self._all("step", batch, objective)
+
+    async def layout(self) -> WeightLayout:
+        """Where each tensor lies in a weight slot."""
+        return await self._all("layout")
+
+    async def stage(self, slot: WeightSlot) -> None:
+        """Every rank writes its own rows into the slot."""
+        await self._all("stage", slot.path, slot.layout)
+
+    async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        """[L-1] log-probs of the given sequences under the learner's weights."""
+        return await self._all("probe", list(sequences))
+
+    async def weights_hash(self) -> str:
+        """sha256 of the full weights, independent of the number of ranks."""
+        return await self._all("weights_hash")
+
+    async def save(self, directory: str, optimizer: bool) -> None:
+        """Sharded checkpoint."""
+        await self._all("save", directory, optimizer)
+
+    async def export(self, directory: str) -> None:
+        """Hugging Face model directory."""
+        await self._all("export", directory)
+
+    async def _all(self, method: str, *args: Any) -> Any:
+        results = await first_failure_wins([_bind(rank, method, args) for rank in self._ranks])
+        return results[0]
+
+
+def _bind(rank: Rank, method: str, args: tuple[Any, ...]) -> Callable[[], Awaitable[Any]]:
+    return lambda: rank.call(method, *args)
+
+
+async def first_failure_wins(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
+    """Run calls together; the first exception is raised at once and the others are no longer waited for."""
+    tasks = [asyncio.ensure_future(call()) for call in calls]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()

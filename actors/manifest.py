@@ -1,0 +1,89 @@
+"""The manifest: the one file that says what a run has committed. Written last, by atomic rename.
+
+Resume = manifest + journal. Whatever the manifest does not name did not happen.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from actors.records import EvalRow
+from trainer.phases import Phase
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The committed state of a run at a step boundary."""
+
+    config_digest: str
+    incarnation: int = 0
+    """How often the run was started."""
+    done: tuple[Phase, ...] = ()
+    """Phases that are committed."""
+    phase: Phase | None = None
+    """The phase under way, if it has a checkpoint."""
+    step: int = 0
+    """Steps done in `phase`."""
+    steps: int = 0
+    """Steps `phase` has in all."""
+    checkpoint: str = ""
+    """Directory of the learner's state (weights, optimizer, RNG) at `step`, relative to the run."""
+    dataset: str = ""
+    """Supervised data of `phase`, relative to the run; empty in RL."""
+    version: int = 0
+    """Policy version number of the weights at `step`."""
+    weights: dict[str, str] = field(default_factory=dict)
+    """Named weights → sha256 of their tensors."""
+    evals: tuple[EvalRow, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write durably and atomically: a crash leaves the old manifest or the new one."""
+        scratch = path.with_suffix(".tmp")
+        with scratch.open("w") as file:
+            json.dump({"format": _FORMAT, **asdict(self)}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read a manifest.
+
+        Raises:
+            ValueError: When it was written by another format of RLoop.
+        """
+        fields = json.loads(path.read_text())
+        if (found := fields.pop("format")) != _FORMAT:
+            raise ValueError(
+                f"{path} has manifest format {found}, this RLoop reads {_FORMAT}; use the RLoop that wrote it"
+            )
+        phase = fields.pop("phase")
+        return cls(
+            **{k: v for k, v in fields.items() if k not in ("done", "evals")},
+            done=tuple(Phase(**p) for p in fields["done"]),
+            evals=tuple(EvalRow(**row) for row in fields["evals"]),
+            phase=Phase(**phase) if phase else None,
+        )
+
+    def committed(self, weights_hash: str, row: EvalRow | None) -> "Manifest":
+        """This manifest with the phase under way finished."""
+        assert self.phase is not None
+        return replace(
+            self,
+            done=(*self.done, self.phase),
+            phase=None,
+            step=0,
+            steps=0,
+            checkpoint="",
+            dataset="",
+            weights={**self.weights, self.phase.produces: weights_hash},
+            evals=(*self.evals, row) if row else self.evals,
+        )

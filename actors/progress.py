@@ -1,0 +1,74 @@
+"""What people see of a run: the newest numbers, what it waits for, and how long it will still take."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from actors.records import BufferStatus, PhaseKind, RunState, RunStatus
+
+
+class Progress:
+    """Collects numbers from the controller; writes `metrics.jsonl`; answers with a `RunStatus`."""
+
+    def __init__(self, run_dir: Path, iterations: int, rl_steps: int, clock: Callable[[], float] = time.monotonic):
+        self._metrics_file = run_dir / "metrics.jsonl"
+        self._rl_steps = rl_steps
+        self._clock = clock
+        self._began = clock()
+        self._seconds: dict[str, float] = defaultdict(float)  # spent per kind of work
+        self._units: dict[str, float] = defaultdict(float)  # steps of it (evaluations count as one)
+        self._since: tuple[float, str] | None = None
+        self.current = RunStatus(iterations=iterations)
+        self.still_to_come: Callable[[], dict[str, float]] = dict
+        """Units left per kind of work after the current phase; set by the controller."""
+
+    def update(self, **changes: object) -> None:
+        """Replace fields of the current picture."""
+        self.current = replace(self.current, **changes)  # type: ignore[arg-type]
+
+    def state(self, state: RunState, message: str = "") -> None:
+        """Move to another state of the run."""
+        self.update(state=state, message=message)
+
+    def begin(self, phase: PhaseKind, iteration: int, steps: int, done: int = 0) -> None:
+        """A phase starts (or goes on after a resume)."""
+        self.update(phase=phase, iteration=iteration, steps=steps, step=done)
+
+    def step(self, kind: str, seconds: float, metrics: dict[str, float], **row: object) -> None:
+        """One optimizer step (or one evaluation) is done: remember its cost, append a line of metrics."""
+        self._seconds[kind] += seconds
+        self._units[kind] += 1
+        self.update(metrics={**self.current.metrics, **metrics})
+        line = {"time": time.time(), "phase": kind, **row, "seconds": seconds, **metrics}
+        with self._metrics_file.open("a") as file:
+            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+
+    def waiting(self, what: str) -> None:
+        """The controller now waits for `what` (empty: it does not)."""
+        self._since = (self._clock(), what) if what else None
+
+    def picture(self, buffer: BufferStatus | None = None) -> RunStatus:
+        """The status as of now."""
+        now = self._clock()
+        waiting = f"{self._since[1]} ({now - self._since[0]:.0f} s)" if self._since else ""
+        self.current = replace(
+            self.current,
+            buffer=buffer or self.current.buffer,
+            waiting=waiting,
+            elapsed_s=now - self._began,
+            remaining_s=self._remaining(),
+        )
+        return self.current
+
+    def _remaining(self) -> float | None:
+        """Units left × seconds per unit so far; None while a kind of work has not been seen yet."""
+        left = dict(self.still_to_come())
+        phase = self.current.phase
+        if phase and phase != "eval":
+            left[phase] = left.get(phase, 0.0) + max(self.current.steps - self.current.step, 0)
+        if any(not self._units[kind] for kind, units in left.items() if units and kind != "rft"):
+            return None
+        return sum(units * self._seconds[k] / self._units[k] for k, units in left.items() if self._units[k])

@@ -1,0 +1,35 @@
+"""The one way to wait for another process: with a deadline, and a sentence that says who waits for what."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class DeadlineExceeded(TimeoutError):
+    """Somebody did not answer in time. The message names who waited, for whom and for how long."""
+
+
+class PeerLost(RuntimeError):
+    """A process that was asked for something died. The message names it and says what is known."""
+
+
+async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
+    """Await with a deadline.
+
+    Args:
+        seconds: How long to wait.
+        awaitable: What to wait for; it is cancelled at the deadline.
+        what: Who waits for what, e.g. `controller waits for learner/0.step`.
+
+    Raises:
+        DeadlineExceeded: After `seconds`.
+    """
+    try:
+        async with asyncio.timeout(seconds) as scope:
+            return await awaitable
+    except TimeoutError as error:
+        if scope.expired():
+            raise DeadlineExceeded(f"{what}: no answer in {seconds:g} s") from error
+        raise

@@ -1,0 +1,177 @@
+"""Who plays what: builds every actor of a run from the parts of the configuration that it needs, and its resources."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.materials import Materials
+
+if TYPE_CHECKING:
+    from actors.ray_app import Peer
+    from cluster.config import RunConfig
+
+
+class Casting:
+    """Builds the actors of one run from its configuration: who gets which part of it, and which resources."""
+
+    def __init__(self, config: "RunConfig", run_dir: Path, ray_app: Any, gpus: int) -> None:
+        self._config = config
+        self._logs = run_dir / "logs"
+        self._run_dir = run_dir
+        self._ray_app = ray_app
+        engines = config.actors.rollout_workers * config.rollout.engine.tensor_parallel
+        self.on_gpu = gpus >= engines + config.trainer.ranks
+        if gpus and not self.on_gpu:
+            raise ValueError(
+                f"{engines} engine and {config.trainer.ranks} learner GPUs are asked for, the cluster has {gpus}; lower "
+                "actors.rollout_workers, rollout.engine.tensor_parallel or trainer.ranks"
+            )
+
+    def verifiers(self) -> "Peer":
+        """The verifier pool."""
+        from actors.verifier_pool import VerifierPool
+
+        verifier = self._config.verifier
+        return self._host(VerifierPool, "verifiers", verifier.name, verifier.processes, verifier.timeout_s)
+
+    def buffer(self, journal: Path, materials: Materials) -> "Peer":
+        """The rollout buffer."""
+        from actors.buffer import RolloutBuffer
+
+        actors = self._config.actors
+        return self._host(
+            RolloutBuffer,
+            "buffer",
+            journal,
+            list(materials.train),
+            list(materials.held_out),
+            self._config.rollout,
+            self._config.cluster.seed,
+            actors.lease_timeout_s,
+            peer=self._ray_app.BufferPeer,
+            deadline_s=actors.stall_s + actors.call_timeout_s,
+        )
+
+    def workers(self, model_dir: str, buffer: "Peer", verifiers: "Peer") -> "dict[str, Peer]":
+        """Rollout workers, each with an engine of its own."""
+        from actors.rollout_worker import RolloutWorker
+        from rollout.engine_env import ENGINE_ENV
+
+        rollout, actors = self._config.rollout, self._config.actors
+        return {
+            name: self._host(
+                RolloutWorker,
+                name,
+                name,
+                partial(make_engine, model_dir, rollout.engine, rollout.context_length, self._config.cluster.seed),
+                partial(make_decoder, model_dir),
+                buffer,
+                verifiers,
+                rollout.max_concurrent,
+                actors.lease_timeout_s / 4,
+                actors.call_timeout_s,
+                env={} if self.on_gpu else ENGINE_ENV,
+                num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
+                deadline_s=actors.start_timeout_s,
+            )
+            for name in (f"rollout-worker-{index}" for index in range(actors.rollout_workers))
+        }
+
+    def ranks(self, model_dir: str) -> "dict[str, Peer]":
+        """Learner ranks: a gang, placed together or not at all."""
+        from trainer.learner import LearnerRank
+
+        config, size = self._config, self._config.trainer.ranks
+        gpus_each = 1.0 if self.on_gpu else 0.0
+        group = self._ray_app.gang(size, gpus_each, config.actors.start_timeout_s)
+        return {
+            f"learner-{rank}": self._host(
+                LearnerRank,
+                f"learner-{rank}",
+                rank,
+                size,
+                model_dir,
+                config.trainer,
+                config.model.attention,
+                config.rollout.temperature,
+                config.cluster.seed,
+                config.rollout.engine.dtype,
+                env={} if self.on_gpu else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+                num_gpus=gpus_each,
+                gang=(group, rank),
+                deadline_s=config.actors.learner_timeout_s,
+            )
+            for rank in range(size)
+        }
+
+    def broadcaster(self, workers: "dict[str, Peer]", materials: Materials) -> "Peer":
+        """The weight broadcaster."""
+        from actors.broadcaster import WeightBroadcaster
+
+        actors = self._config.actors
+        return self._host(
+            WeightBroadcaster,
+            "broadcaster",
+            workers,
+            materials.probe,
+            actors.probe_tolerance,
+            actors.call_timeout_s,
+            deadline_s=2 * actors.call_timeout_s + 5,
+        )
+
+    def controller(self, materials: Materials, buffer: "Peer", ranks: "dict[str, Peer]", broadcaster: "Peer") -> "Peer":
+        """The controller, which drives the others."""
+        from actors.controller import Controller, Plan
+        from actors.learner_group import LearnerGroup
+        from trainer.phases import RLoopSchedule
+
+        config, recipe = self._config, materials.recipe
+        plan = Plan(
+            schedule=config.schedule,
+            rl=config.trainer.rl.optim,
+            rft=config.trainer.rft,
+            warmup=config.trainer.warmup,
+            eval=config.eval,
+            warmup_dataset=recipe.warmup_dataset,
+            base_cache=recipe.base_cache,
+            seed=config.cluster.seed,
+            stall_s=config.actors.stall_s,
+            checkpoint_every_s=config.actors.checkpoint_every_s,
+            config_digest=config.digest(),
+        )
+        schedule = RLoopSchedule(config.schedule.iterations, warmup=bool(recipe.warmup_dataset))
+        return self._host(
+            Controller,
+            "controller",
+            plan,
+            self._run_dir,
+            schedule,
+            buffer,
+            LearnerGroup(list(ranks.values())),
+            broadcaster,
+            deadline_s=float("inf"),  # `run` takes as long as the run; its own waits have deadlines
+        )
+
+    def _host(self, cls: type, name: str, *args: Any, deadline_s: float | None = None, **options: Any) -> "Peer":
+        return self._ray_app.host(
+            cls,
+            name,
+            *args,
+            log_file=str((self._logs / f"{name}.log").resolve()),
+            deadline_s=deadline_s or self._config.actors.call_timeout_s,
+            **options,
+        )
+
+
+def make_engine(model_dir: str, engine: Any, context_length: int, seed: int) -> Any:
+    """The vLLM engine; runs in the worker's process, where the import of vllm belongs."""
+    from rollout.vllm_engine import VllmEngine
+
+    return VllmEngine(model_dir, engine, context_length, seed)
+
+
+def make_decoder(model_dir: str) -> Any:
+    """Token ids → text without special tokens, as verifiers see it."""
+    from cluster.materials import load_tokenizer
+
+    return partial(load_tokenizer(model_dir).decode, skip_special_tokens=True)

@@ -1,0 +1,116 @@
+"""What a run is made of before any actor starts: a model directory, prompts, demonstrations.
+
+Made once per run directory and found again on resume, so that a resumed run trains on what it started with.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rollout.records import IntArray, Prompt
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+_PROBES = 4
+_PROBE_LENGTH = 48  # tokens; enough to visit every layer and position pattern, cheap enough for every sync
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Which weights a run starts from; kept in `materials.json`."""
+
+    model_dir: str
+    warmup_dataset: str
+    """Demonstrations for the warm-up, relative to the run; empty when no warm-up is needed."""
+    base_cache: str
+    """Where the warm-up's result is kept for the next run; empty for nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """Everything the actors are built from."""
+
+    recipe: Recipe
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    probe: tuple[IntArray, ...]
+    """[≤48] token sequences that learner and engines score after every weight sync."""
+
+
+def prepare(config: "RunConfig", run_dir: Path) -> Materials:
+    """Make the materials of a new run, or find those of a run that is resumed.
+
+    Raises:
+        DataError: When the data cannot be used; it names file, row, value and remedy.
+    """
+    noted = run_dir / "materials.json"
+    if noted.exists():
+        recipe = Recipe(**json.loads(noted.read_text()))
+    else:
+        recipe = _make_recipe(config, run_dir)
+        noted.write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    tokenizer = load_tokenizer(recipe.model_dir)
+    train, held_out = load_problems(config, tokenizer)
+    return Materials(recipe, train, held_out, probe_sequences(len(tokenizer), config.rollout.context_length))
+
+
+def load_tokenizer(model_dir: str) -> Any:
+    """The model's own tokenizer, from disk only."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+
+
+def load_problems(config: "RunConfig", tokenizer: Any) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Training and held-out prompts; disjoint."""
+    raise NotImplementedError
+
+
+def probe_sequences(vocabulary: int, context_length: int) -> tuple[IntArray, ...]:
+    """Fixed random token sequences: they touch rows of the embedding that real text seldom visits."""
+    length = min(_PROBE_LENGTH, context_length - 1)
+    random = np.random.default_rng(0)
+    return tuple(random.integers(0, vocabulary, length).astype(np.int32) for _ in range(_PROBES))
+
+
+def _make_recipe(config: "RunConfig", run_dir: Path) -> Recipe:
+    if config.model.path is not None:
+        return Recipe(str(config.model.path.resolve()), warmup_dataset="", base_cache="")
+    from trainer.scratch import make_model
+
+    cache = base_cache(config)
+    if config.schedule.warmup_demos and cache.exists():
+        return Recipe(str(cache), warmup_dataset="", base_cache="")
+    model_dir = make_model(config.model.scratch, run_dir / "model", config.rollout.context_length, config.cluster.seed)
+    if not config.schedule.warmup_demos:
+        return Recipe(str(model_dir), warmup_dataset="", base_cache="")
+    _write_demonstrations(config, load_tokenizer(str(model_dir)), run_dir / "warmup.parquet")
+    return Recipe(str(model_dir), warmup_dataset="warmup.parquet", base_cache=str(cache))
+
+
+def base_cache(config: "RunConfig") -> Path:
+    """Where the base policy of this recipe is kept: named after everything that shapes it."""
+    shapes = [
+        config.model.scratch.model_dump_json(),
+        config.trainer.warmup.model_dump_json(),
+        config.trainer.compute_dtype,
+        config.schedule.warmup_demos,
+        config.rollout.context_length,
+        config.cluster.seed,
+    ]
+    digest = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12]
+    return (config.cluster.runs_dir / "cache" / f"base-{digest}").resolve()
+
+
+def _write_demonstrations(config: "RunConfig", tokenizer: Any, path: Path) -> None:
+    raise NotImplementedError
+
+
+def _ids(tokenizer: Any, text: str) -> Sequence[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,58 @@
+"""How answers to one prompt are made. A workflow sees a context (generate, score), never an engine or an actor."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from rollout.records import IntArray, Lease, Rollout, RolloutGroup, Segment
+from verifiers.records import Verdict
+
+
+class Context(Protocol):
+    """What a workflow may ask for."""
+
+    async def generate(self, key: str, sample_index: int, prompt_ids: IntArray) -> Segment:
+        """One whole answer. `key` names the call within the sample, so that a restarted workflow can replay it."""
+        ...
+
+    async def score(self, responses: Sequence[Segment]) -> list[Verdict]:
+        """A verdict per answer; failures of the verifier are verdicts too (status `timeout` or `error`)."""
+        ...
+
+
+class Workflow(Protocol):
+    """Makes the siblings of one lease."""
+
+    async def __call__(self, lease: Lease, context: Context) -> RolloutGroup:
+        """Generate and score the whole group."""
+        ...
+
+
+async def single_turn(lease: Lease, context: Context) -> RolloutGroup:
+    """Each sibling is one answer to the prompt, scored once the group is complete."""
+    prompt_ids = np.array(lease.prompt.token_ids, np.int32)
+    async with asyncio.TaskGroup() as tasks:
+        answers = [
+            tasks.create_task(context.generate("answer", index, prompt_ids)) for index in range(lease.num_samples)
+        ]
+    responses = [answer.result() for answer in answers]
+    verdicts = await context.score(responses)
+    rollouts = tuple(
+        Rollout(
+            prompt_id=lease.prompt.id,
+            sample_index=index,
+            prompt_ids=prompt_ids,
+            response=response,
+            loss_mask=np.ones(len(response), np.bool_),
+            verdict=verdict,
+            status="failed"
+            if not verdict.scored
+            else "truncated"
+            if response.finish_reason == "length"
+            else "finished",
+        )
+        for index, (response, verdict) in enumerate(zip(responses, verdicts, strict=True))
+    )
+    return RolloutGroup(lease.key, lease.prompt, rollouts)
