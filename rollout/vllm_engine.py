@@ -1,0 +1,453 @@
+"""vLLM as a `rollout.engine.Engine`. The only file that imports vllm; no object or exception of vLLM leaves it.
+
+Two halves live in two processes: `VllmEngine` in the owner (a rollout worker), and `SharedMemoryTransfer` in the
+engine process that the owner spawns, where it copies weights out of a shared file laid out as `rollout.weights` says.
+It never decides what to generate, and who fills the file is not its business.
+
+Set `rollout.engine_env.ENGINE_ENV` in the process before importing this.
+"""
+
+import asyncio
+import bisect
+import contextlib
+import ctypes
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from safetensors import safe_open
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+    WeightTransferUpdateRequest,
+)
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError, VLLMError
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.outputs import CompletionOutput
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from rollout.config import EngineConfig
+from rollout.engine import EngineDead
+from rollout.records import FloatArray, GenerationRequest, IntArray, Segment
+from rollout.weights import WeightSlot
+
+STREAM_INTERVAL = 32
+"""Tokens per piece of a streamed answer; the first token comes alone, at once."""
+LOAD_TIMEOUT_S = 300.0
+CLOSE_TIMEOUT_S = 20.0
+
+_INITIAL_LABEL = "default"  # vLLM's label for the weights it started with, our version 0
+_PROBE_IDS = itertools.count()
+_PR_SET_PDEATHSIG = 1
+
+
+class VllmEngine:
+    """An engine process and the way to talk to it; see `rollout.engine.Engine` for what each method promises.
+
+    Construct it where it is used: the engine process dies with the thread that made it.
+
+    Args:
+        model_dir: Checkpoint folder in Hugging Face format; these weights are version 0.
+        config: The `rollout.engine` section of the run file.
+        context_length: Longest prompt plus answer, in tokens.
+        seed: For whatever a request's own seed does not decide.
+
+    Raises:
+        RuntimeError: The engine process did not come up.
+    """
+
+    def __init__(self, model_dir: str, config: EngineConfig, context_length: int, seed: int) -> None:
+        self._expected = _checkpoint_tensors(Path(model_dir), config.dtype)
+        self._context_length = context_length
+        self._version = 0
+        self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
+        self._loads = 0
+        self._loading = asyncio.Lock()
+        self._live: set[str] = set()
+        self._aborted: set[str] = set()
+        self._dead = ""
+        self._closed = False
+        self._llm = AsyncLLM.from_engine_args(_engine_args(model_dir, config, context_length, seed))
+        manager = self._llm.engine_core.resources.engine_manager
+        self._roots = [psutil.Process(process.pid) for process in manager.processes]
+        self._shared_names = set().union(*map(_shared_names, self._processes())) - _shared_names(psutil.Process())
+
+    @property
+    def version(self) -> int:
+        """Policy version number that new tokens are labelled with."""
+        return self._version
+
+    def pids(self) -> list[int]:
+        """The engine process and its workers, as long as they live."""
+        return [process.pid for process in self._processes()]
+
+    # -- generation -------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Segment]:
+        """Stream the answer in pieces of about `STREAM_INTERVAL` tokens; joined, they are the whole answer.
+
+        Raises:
+            ValueError: The prompt does not fit, or the id is already in flight.
+            EngineDead: The engine cannot go on.
+        """
+        if request.id in self._live:
+            raise ValueError(f"request ids are unique among requests in flight, got {request.id!r} twice")
+        self._live.add(request.id)
+        try:
+            with self._builtin_errors():
+                while True:
+                    started_over = False
+                    async with contextlib.aclosing(self._attempt(request)) as pieces:
+                        async for piece in pieces:
+                            if piece is None:
+                                started_over = True
+                            else:
+                                yield piece
+                    if not started_over:
+                        return
+        finally:
+            self._live.discard(request.id)
+            self._aborted.discard(request.id)
+
+    async def _attempt(self, request: GenerationRequest) -> AsyncIterator[Segment | None]:
+        """One submission. Yields None, and ends, when the weights changed between submission and first token.
+
+        The salt keeps KV blocks of different weights apart, but it is fixed at submission: a request that was queued
+        across an update would be prefilled on blocks of the old weights. It starts over, with nothing lost.
+        """
+        label = self._label
+        params = SamplingParams(
+            max_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            stop_token_ids=list(request.stop_ids),
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            stream_interval=STREAM_INTERVAL,
+        )
+        prompt = {"prompt_token_ids": request.prompt_ids.tolist(), "cache_salt": label}
+        if request.id in self._aborted:
+            yield _segment([], [], [], "abort")
+            return
+        done = 0
+        async with contextlib.aclosing(self._llm.generate(prompt, params, request.id)) as outputs:
+            async for output in outputs:
+                answer = output.outputs[0]
+                starts = self._label_starts(request.id, answer)
+                if done == 0 and starts and starts[0][0] != label and answer.finish_reason != "abort":
+                    yield None
+                    return
+                tokens = list(answer.token_ids)
+                logprobs = [
+                    choices[token].logprob for token, choices in zip(tokens, answer.logprobs or (), strict=True)
+                ]
+                versions = _versions(starts, done, done + len(tokens))
+                done += len(tokens)
+                yield _segment(tokens, logprobs, versions, answer.finish_reason)
+
+    def _label_starts(self, request_id: str, answer: CompletionOutput) -> list[tuple[str, int]]:
+        """[(label, index of its first token)] of an answer so far; vLLM itself tells it only at the end."""
+        if answer.weight_versions is not None:
+            return [(span.version, span.start) for span in answer.weight_versions]
+        processor = self._llm.output_processor
+        (internal_id,) = processor.external_req_ids[request_id]
+        return processor.request_states[internal_id].weight_version_starts
+
+    async def abort(self, request_id: str) -> None:
+        """End a request at once: its stream yields what is left with finish reason `abort`. Unknown ids are ignored."""
+        if request_id in self._live:
+            self._aborted.add(request_id)
+            with self._builtin_errors():
+                await self._llm.abort(request_id)
+
+    # -- weights ----------------------------------------------------------------------------------------------
+
+    async def load_weights(self, slot: WeightSlot) -> None:
+        """Swap the weights under the requests in flight, which keep their KV; one load at a time.
+
+        Raises:
+            ValueError: The slot does not hold what this engine holds; nothing was touched.
+            EngineDead: The load failed half way or took longer than `LOAD_TIMEOUT_S`. The engine process is killed, so
+                that no token ever comes from half-loaded weights.
+        """
+        self._check(slot)
+        # A caller that is cancelled while it waits must not leave the engine between two versions.
+        await asyncio.shield(self._load(slot))
+
+    async def _load(self, slot: WeightSlot) -> None:
+        async with self._loading:
+            label = f"{slot.version}/{self._loads + 1}"
+            update = WeightTransferUpdateRequest(
+                {"path": slot.path, "nbytes": slot.layout.nbytes, "tensors": [asdict(t) for t in slot.layout.tensors]}
+            )
+            with self._builtin_errors():
+                try:
+                    async with asyncio.timeout(LOAD_TIMEOUT_S):
+                        await self._llm.pause_generation(mode="keep", clear_cache=False)
+                        await self._llm.start_weight_update()
+                        await self._llm.update_weights(update)
+                        await self._llm.finish_weight_update(label)
+                        self._loads, self._version, self._label = self._loads + 1, slot.version, label
+                        await self._llm.resume_generation()
+                except Exception as error:
+                    self._kill(f"loading version {slot.version} failed half way: {type(error).__name__}: {error}")
+                    raise EngineDead(self._dead) from None
+
+    def _check(self, slot: WeightSlot) -> None:
+        """Refuse a slot that would break the engine: vLLM dies of a wrong name or shape."""
+        got = {spec.name: (spec.dtype, spec.shape) for spec in slot.layout.tensors}
+        for name in sorted(self._expected.keys() | got.keys()):
+            if got.get(name) != self._expected.get(name):
+                raise ValueError(
+                    f"weights for version {slot.version} must be the engine's own tensors: {name} was "
+                    f"{_describe(got.get(name))}, expected {_describe(self._expected.get(name))}; "
+                    "stage exactly what the checkpoint of model_dir holds, in the dtype of rollout.engine.dtype"
+                )
+        if not os.path.exists(slot.path) or os.stat(slot.path).st_size < slot.layout.nbytes:
+            raise ValueError(
+                f"the file of version {slot.version} must exist and hold {slot.layout.nbytes} bytes, got {slot.path}; "
+                "keep it open until every engine has loaded it"
+            )
+
+    async def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        """[L-1] log-probs of tokens 1… of each sequence at temperature 1, by a forward pass that reads no cache.
+
+        Raises:
+            ValueError: A sequence is shorter than 2 tokens or leaves no room in the context.
+        """
+        for sequence in sequences:
+            if not 2 <= len(sequence) < self._context_length:
+                raise ValueError(
+                    f"a probe has 2 to {self._context_length - 1} tokens (the context is {self._context_length} and "
+                    f"one token is sampled after it), got {len(sequence)}"
+                )
+        async with self._loading:
+            return await asyncio.gather(*(self._prompt_logprobs(sequence) for sequence in sequences))
+
+    async def _prompt_logprobs(self, sequence: IntArray) -> FloatArray:
+        params = SamplingParams(
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            skip_reading_prefix_cache=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = {"prompt_token_ids": sequence.tolist(), "cache_salt": self._label}
+        with self._builtin_errors():
+            async for output in self._llm.generate(prompt, params, f"probe-{next(_PROBE_IDS)}"):
+                rows = zip(sequence.tolist()[1:], output.prompt_logprobs[1:], strict=True)
+                return np.array([choices[token].logprob for token, choices in rows], np.float32)
+        raise EngineDead("the engine ended a probe without an answer")
+
+    # -- life and death ---------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """End what is in flight as aborted and the engine process; nothing stays behind. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(EngineDeadError):
+            await self._llm.abort(list(self._live))
+        processes = self._processes()
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # or it would report the shutdown as a death
+        await asyncio.to_thread(self._llm.shutdown, CLOSE_TIMEOUT_S)
+        self._llm.engine_core.resources.ctx.destroy(linger=0)  # the sockets' I/O threads, which shutdown forgets
+        del self._llm  # its destructor shuts down again, which fails once the interpreter is on its way out
+        _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=CLOSE_TIMEOUT_S)
+        for process in alive:
+            process.kill()
+        for name in self._shared_names:
+            _unlink_shared(name)
+
+    def _processes(self) -> list[psutil.Process]:
+        found = []
+        for root in self._roots:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [root, *root.children(recursive=True)]
+        return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+    def _kill(self, reason: str) -> None:
+        self._dead = reason
+        for process in self._processes():
+            process.kill()
+
+    @contextlib.contextmanager
+    def _builtin_errors(self) -> Iterator[None]:
+        """Turn vLLM's exceptions into ours: unpickling one elsewhere would import vllm there."""
+        if self._closed:
+            raise EngineDead("the engine is closed; build a new one")
+        try:
+            yield
+        except EngineDeadError:
+            raise EngineDead(self._dead or "the engine process died; its stack trace is in its log") from None
+        except VLLMClientError as error:
+            raise ValueError(str(error)) from None
+        except VLLMError as error:
+            raise RuntimeError(f"vLLM failed: {error.__cause__ or error}") from None
+
+
+def _engine_args(model_dir: str, config: EngineConfig, context_length: int, seed: int) -> AsyncEngineArgs:
+    on_cpu = current_platform.is_cpu()
+    return AsyncEngineArgs(
+        model=model_dir,
+        skip_tokenizer_init=not (Path(model_dir) / "tokenizer_config.json").exists(),
+        dtype=config.dtype,
+        enforce_eager=config.eager,
+        max_model_len=context_length,
+        max_num_seqs=config.max_num_seqs,
+        tensor_parallel_size=config.tensor_parallel,
+        seed=seed,
+        # The smallest block the CPU kernels take; their default of 128 would never cache a short prompt.
+        block_size=32 if on_cpu else None,
+        # Seeded sampling on CPU cannot take a draw back, and a prompt prefilled in chunks makes vLLM try: it dies.
+        enable_chunked_prefill=False if on_cpu else None,
+        kv_cache_memory_bytes=None if config.kv_cache_mb is None else config.kv_cache_mb << 20,
+        enable_prefix_caching=True,
+        # The distribution that was really sampled: raw log-probs ignore the temperature.
+        logprobs_mode="processed_logprobs",
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+        weight_transfer_config={"backend": SharedMemoryTransfer.BACKEND},
+        worker_extension_cls=f"{__name__}.{WorkerExtension.__name__}",
+    )
+
+
+def _checkpoint_tensors(model_dir: Path, dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """(dtype, shape) per tensor of a checkpoint, from the files' headers: what the engine takes weights for."""
+    tensors = {}
+    for path in sorted(model_dir.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            tensors |= {name: (dtype, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+    if not tensors:
+        raise ValueError(f"a model folder holds *.safetensors, got none in {model_dir}; export the model there first")
+    return tensors
+
+
+def _shared_names(process: psutil.Process) -> set[str]:
+    """Names in /dev/shm that a process maps: its multiprocessing's semaphores (`sem.*`) and segments (`psm_*`).
+
+    By inode: a semaphore is mapped before it gets its name, and goes by another one in the process's maps.
+    """
+    fields = (line.split() for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines())
+    inodes = {int(field[4]) for field in fields if len(field) > 5 and field[5].startswith("/dev/shm/")}
+    return {entry.name for entry in os.scandir("/dev/shm") if entry.inode() in inodes}
+
+
+def _unlink_shared(name: str) -> None:
+    """Remove what a killed engine process left; one that ended in good order removed it itself."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"/dev/shm/{name}")
+        kind = "semaphore" if name.startswith("sem.") else "shared_memory"
+        resource_tracker.unregister("/" + name.removeprefix("sem."), kind)
+
+
+def _describe(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return "absent" if tensor is None else f"{tensor[0]}{list(tensor[1])}"
+
+
+def _segment(tokens: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], reason: str | None) -> Segment:
+    return Segment(np.array(tokens, np.int32), np.array(logprobs, np.float32), np.array(versions, np.int32), reason)
+
+
+def _versions(starts: Sequence[tuple[str, int]], begin: int, end: int) -> list[int]:
+    """Version number of tokens begin…end-1, given (label, first token) of each span."""
+    numbers = [0 if label == _INITIAL_LABEL else int(label.split("/")[0]) for label, _ in starts]
+    firsts = [first for _, first in starts]
+    return [numbers[bisect.bisect_right(firsts, token) - 1] for token in range(begin, end)]
+
+
+# -- in the engine process ------------------------------------------------------------------------------------
+
+
+@dataclass
+class NoInit(WeightTransferInitInfo):
+    """There is nothing to agree on beforehand: each update names its file."""
+
+
+@dataclass
+class FileUpdate(WeightTransferUpdateInfo):
+    """One version of all weights in a shared file."""
+
+    path: str
+    nbytes: int
+    tensors: list[dict[str, Any]]
+    """Fields of `rollout.weights.TensorSpec`."""
+
+
+class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
+    """vLLM's worker side of a weight update: maps the file and lets the model load views of it."""
+
+    BACKEND = "rloop-shared-memory"
+    init_info_cls = NoInit
+    update_info_cls = FileUpdate
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._file: torch.Tensor | None = None
+        _die_with_parent()
+
+    def init_transfer_engine(self, init_info: NoInit) -> None:
+        """Nothing to do."""
+
+    def start_weight_update(self) -> None:
+        """Bring the model back to the shape that checkpoints have."""
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: FileUpdate) -> None:
+        """Load views of the file; the model fuses and packs them as it does at start-up."""
+        self._file = torch.from_file(update_info.path, shared=True, size=update_info.nbytes, dtype=torch.uint8)
+        self.model.load_weights((spec["name"], _view(self._file, spec)) for spec in update_info.tensors)
+
+    def finish_weight_update(self) -> None:
+        """Finish the layers, and let go of the file."""
+        finalize_layerwise_reload(self.model, self.model_config)
+        head = getattr(self.model, "lm_head", None)
+        if hasattr(head, "cpu_linear"):
+            # On CPU the head computes with a packed copy, which the reload of a tied embedding does not renew.
+            head.quant_method.process_weights_after_loading(head)
+        self._file = None
+
+    def shutdown(self) -> None:
+        """Let go of the file."""
+        self._file = None
+
+
+def _view(file: torch.Tensor, spec: dict[str, Any]) -> torch.Tensor:
+    dtype = getattr(torch, spec["dtype"])
+    nbytes = math.prod(spec["shape"]) * dtype.itemsize
+    return file[spec["offset"] : spec["offset"] + nbytes].view(dtype).view(tuple(spec["shape"]))
+
+
+def _die_with_parent() -> None:
+    """SIGKILL this process when its parent dies, however it dies."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not parent.is_alive():  # it died before the call above
+        os._exit(1)
+
+
+class WorkerExtension:
+    """Named to vLLM so that its worker imports this module, which registers the transfer below."""
+
+
+WeightTransferEngineFactory.register_engine(SharedMemoryTransfer.BACKEND, SharedMemoryTransfer)

@@ -1,0 +1,135 @@
+"""One engine for the whole session: start-up is what these tests cost. The engine's versions only grow over it."""
+
+import asyncio
+import mmap
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from rollout.config import EngineConfig
+from rollout.engine_env import ENGINE_ENV
+from rollout.memory_file import MemoryFile
+from rollout.weights import WeightLayout, WeightSlot
+
+CONTEXT_LENGTH = 256
+ENGINE_CONFIG = EngineConfig(kv_cache_mb=32, max_num_seqs=8)
+
+
+def perturb(model: Any, seed: int, scale: float = 0.1) -> None:
+    """Move every parameter by noise, so that versions differ by far more than the tolerance.
+
+    The end-of-sequence token keeps logit 0: never the greedy choice, now and then a sampled one.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+        model.get_input_embeddings().weight[model.config.eos_token_id] = 0.0
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Callable[[Awaitable[Any]], Any]]:
+    with asyncio.Runner() as runner:
+        yield lambda awaitable: runner.run(asyncio.wait_for(awaitable, 120))
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny tied Qwen3 with logits far from uniform."""
+    from transformers import AutoModelForCausalLM
+
+    from trainer.config import ScratchConfig
+    from trainer.scratch import make_model
+
+    directory = make_model(
+        ScratchConfig(tokenizer="bytes"), tmp_path_factory.mktemp("engine") / "model", CONTEXT_LENGTH, seed=0
+    )
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    assert model.config.tie_word_embeddings
+    perturb(model, seed=1)
+    model.save_pretrained(directory)
+    return directory
+
+
+class Reference:
+    """The learner's side: a transformers model, its log-probs, and the files that carry its weights."""
+
+    def __init__(self, model_dir: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
+        self.layout = WeightLayout.of((name, "float32", tuple(p.shape)) for name, p in self.model.named_parameters())
+        self._files = [MemoryFile(f"rloop-test-{side}", self.layout.nbytes) for side in "ab"]
+        self.version = 0
+
+    def stage_new_weights(self) -> WeightSlot:
+        """Perturb the model and write it into the file whose turn it is."""
+        self.version += 1
+        perturb(self.model, seed=100 + self.version)
+        path = self._files[self.version % 2].path
+        parameters = dict(self.model.named_parameters())
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), self.layout.nbytes) as memory:
+            for spec in self.layout.tensors:
+                memory[spec.offset : spec.offset + spec.nbytes] = parameters[spec.name].detach().numpy().tobytes()
+        return WeightSlot(path, self.layout, self.version)
+
+    def logprobs(self, token_ids: Any, temperature: float = 1.0) -> np.ndarray:
+        """[L-1, vocab] log-softmax of logits / temperature."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self.model(torch.as_tensor(np.asarray(token_ids, np.int64))[None]).logits[0, :-1]
+            return torch.log_softmax(logits / temperature, -1).numpy()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+@pytest.fixture(scope="session")
+def reference(model_dir: Path) -> Iterator[Reference]:
+    made = Reference(model_dir)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def make_engine(model_dir: Path) -> Callable[[], Any]:
+    os.environ.update(ENGINE_ENV)
+    from rollout.vllm_engine import VllmEngine
+
+    return lambda: VllmEngine(str(model_dir), ENGINE_CONFIG, CONTEXT_LENGTH, seed=0)
+
+
+@pytest.fixture(scope="session")
+def engine(make_engine: Callable[[], Any], run: Callable[[Awaitable[Any]], Any]) -> Iterator[Any]:
+    left_before = set(os.listdir("/dev/shm"))
+    made = make_engine()
+    pids = made.pids()
+    assert pids
+    yield made
+    run(made.close())
+    run(made.close())
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert set(os.listdir("/dev/shm")) <= left_before
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool], float], None]:
+    """Wait for a condition, and fail when it does not hold in time."""
+
+    def wait(condition: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"did not come true within {seconds} s"
+            time.sleep(0.02)
+
+    return wait
