@@ -2,7 +2,7 @@
 
 Rules kept here: every call has a deadline and names both sides; Ray never retries or restarts anything (retries
 belong to the ledger); a lost process is one exception, `PeerLost`, with a name in it; what an actor prints goes to
-its own log file. Import `actors.ray_token` first: Ray reads its authentication mode when it is imported.
+its own log file. Import `actors.ray_settings` first: Ray reads its authentication mode when it is imported.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors import watchdog
 from actors.waiting import PeerLost, within
 from rollout.records import BatchInfo
 
@@ -175,6 +176,8 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
         logging_level=logging.ERROR,
         **({} if address else local),
     )
+    if not address:
+        watchdog.start()
     try:
         yield int(ray.cluster_resources().get("GPU", 0))
     finally:

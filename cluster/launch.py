@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.ray_token import guard_local_cluster
+from actors.ray_settings import prepare_local_cluster
 from actors.records import EvalRow, RunStatus
 from actors.waiting import PeerLost, within
 from cluster.casting import Casting
@@ -114,7 +114,7 @@ def _ray(config: "RunConfig") -> Iterator[tuple[Any, int]]:
     """The wrapping module and the cluster's GPUs. Imported late: Ray reads its authentication mode on import."""
     cluster = config.cluster
     if cluster.ray_address is None:
-        guard_local_cluster()
+        prepare_local_cluster()
     from actors import ray_app
 
     logical_cpus = config.trainer.ranks + config.actors.rollout_workers + 8

@@ -5,13 +5,16 @@ Made once per run directory and found again on resume, so that a resumed run tra
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rollout.config import CountdownConfig, DataConfig
+from rollout.countdown import CountdownProblem, demonstrations, problems
+from rollout.datasets import write_supervised
+from rollout.prompts import DataError, RawProblem, encode_prompts, load_prompts
 from rollout.records import IntArray, Prompt
 
 if TYPE_CHECKING:
@@ -68,8 +71,14 @@ def load_tokenizer(model_dir: str) -> Any:
 
 
 def load_problems(config: "RunConfig", tokenizer: Any) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Training and held-out prompts; disjoint."""
-    raise NotImplementedError
+    """Training and held-out prompts, without a problem in common."""
+    data = config.data
+    train, held_out = _countdown(data.countdown, config.cluster.seed) if data.task == "countdown" else _files(data)
+    context = config.rollout.context_length
+    return (
+        tuple(encode_prompts(train, tokenizer, data.instruction, context)),
+        tuple(encode_prompts(held_out, tokenizer, data.instruction, context)),
+    )
 
 
 def probe_sequences(vocabulary: int, context_length: int) -> tuple[IntArray, ...]:
@@ -108,9 +117,49 @@ def base_cache(config: "RunConfig") -> Path:
     return (config.cluster.runs_dir / "cache" / f"base-{digest}").resolve()
 
 
+def _files(data: DataConfig) -> tuple[list[RawProblem], list[RawProblem]]:
+    assert data.path is not None  # cluster.rules has seen to it
+    keys = (data.question_key, data.answer_key, data.id_key)
+    problems = load_prompts(data.path, *keys, limit=data.limit)
+    if data.eval_path is not None:
+        # Ids of two files may coincide; a group's identity may not.
+        return problems, [replace(p, id=f"eval/{p.id}") for p in load_prompts(data.eval_path, *keys)]
+    order = np.random.default_rng(0).permutation(len(problems))  # the same rows are held out in every run
+    count = max(1, round(len(problems) * data.eval_fraction))
+    if count >= len(problems):
+        raise DataError(
+            [
+                f"{data.path}: {len(problems)} problems do not split into training and held-out ones; add some, or set "
+                "data.eval_path"
+            ]
+        )
+    held_out = set(order[:count].tolist())
+    return (
+        [p for i, p in enumerate(problems) if i not in held_out],
+        [p for i, p in enumerate(problems) if i in held_out],
+    )
+
+
+def _countdown(config: CountdownConfig, seed: int) -> tuple[list[RawProblem], list[RawProblem]]:
+    held_out = _countdown_held_out(config)
+    train: list[CountdownProblem] = []
+    for size, count in _shares(config.train_numbers, config.train_problems):
+        train += problems(size, count, seed, exclude=held_out)
+    return [p.raw() for p in train], [p.raw() for p in held_out]
+
+
+def _countdown_held_out(config: CountdownConfig) -> list[CountdownProblem]:
+    """The same held-out problems whatever the seed of the run, so that runs can be compared."""
+    return [p for size, count in _shares(config.eval_numbers, config.eval_problems) for p in problems(size, count, -1)]
+
+
+def _shares(sizes: tuple[int, ...], count: int) -> list[tuple[int, int]]:
+    """`count` dealt out over `sizes` as evenly as possible."""
+    return [(size, count // len(sizes) + (i < count % len(sizes))) for i, size in enumerate(sizes)]
+
+
 def _write_demonstrations(config: "RunConfig", tokenizer: Any, path: Path) -> None:
-    raise NotImplementedError
-
-
-def _ids(tokenizer: Any, text: str) -> Sequence[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    held_out = _countdown_held_out(config.data.countdown)
+    pairs = demonstrations(config.schedule.warmup_demos, config.cluster.seed, exclude=held_out)
+    end = [tokenizer.eos_token_id]
+    write_supervised(path, ((tokenizer.encode(prompt), tokenizer.encode(answer) + end) for prompt, answer in pairs))

@@ -1,7 +1,7 @@
-"""A token of its own for a local Ray cluster, so that nobody else on the machine can run code in it.
+"""Settings of a local Ray cluster that Ray reads once, when it is imported; so this file must not import it.
 
-Without one Ray serves its ports unauthenticated. Ray reads the mode once, when it is imported, so this file must not
-import it.
+A token of its own, so that nobody else on the machine can run code in it: Ray serves its ports unauthenticated
+otherwise.
 """
 
 import os
@@ -9,14 +9,14 @@ import secrets
 import sys
 
 
-def guard_local_cluster() -> None:
+def prepare_local_cluster() -> None:
     """Switch token authentication on for clusters that this process starts; an own setting of the user wins.
 
     Raises:
         RuntimeError: When ray is imported already, which would ignore the setting.
     """
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
-        raise RuntimeError("guard_local_cluster() must run before ray is imported; call it first thing in the launcher")
+        raise RuntimeError("prepare_local_cluster() must run before ray is imported; call it first thing in the launcher")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,128 @@
+"""The Ray edge on a real local cluster."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from actors.waiting import DeadlineExceeded, PeerLost
+
+pytestmark = pytest.mark.ray
+
+
+class Echo:
+    """A plain class with async methods."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    async def say(self, seconds: float = 0.0) -> str:
+        print(f"said {self.word}", flush=True)
+        await asyncio.sleep(seconds)
+        return self.word
+
+    async def complain(self) -> None:
+        raise TimeoutError("3 of 4 groups ready")
+
+    async def next_batch(self, timeout_s: float) -> tuple[str, np.ndarray]:
+        return "info", np.arange(1000)
+
+
+class Sum:
+    """A plain class with ordinary methods, like a learner rank."""
+
+    def total(self, array: np.ndarray) -> int:
+        return int(array.sum())
+
+
+@pytest.fixture
+def echo(ray_app, tmp_path):
+    peer = ray_app.host(
+        Echo, "echo", "hello", log_file=str(tmp_path / "echo.log"), deadline_s=20, peer=ray_app.BufferPeer
+    )
+    yield peer
+    peer.kill()
+
+
+def test_a_plain_class_answers_and_its_output_goes_to_its_own_log(echo, tmp_path):
+    assert asyncio.run(echo.say()) == "hello"
+    assert "said hello" in (tmp_path / "echo.log").read_text()
+
+
+def test_an_exception_arrives_as_itself_with_its_own_message(echo):
+    with pytest.raises(TimeoutError) as caught:
+        asyncio.run(echo.complain())
+    assert type(caught.value) is TimeoutError
+    assert str(caught.value) == "3 of 4 groups ready"
+
+
+def test_a_batch_goes_from_buffer_to_learner_by_reference(echo, ray_app, tmp_path):
+    async def run():
+        learner = ray_app.host(Sum, "sum", log_file=str(tmp_path / "sum.log"), deadline_s=20)
+        info, batch = await echo.next_batch(1.0)
+        assert info == "info"
+        assert not isinstance(batch, np.ndarray)
+        total = await learner.total(batch)
+        learner.kill()
+        return total
+
+    assert asyncio.run(run()) == 499500
+
+
+def test_a_peer_that_does_not_answer_is_named_at_its_deadline(ray_app, tmp_path):
+    slow = ray_app.host(Echo, "slow", "x", log_file=str(tmp_path / "slow.log"), deadline_s=3)
+    asyncio.run(slow.say())
+    with pytest.raises(DeadlineExceeded, match=r"waiting for slow\.say: no answer in 3 s"):
+        asyncio.run(slow.say(60.0))
+    slow.kill()
+
+
+def test_a_killed_process_is_a_lost_peer_within_seconds_and_is_not_restarted(echo):
+    os.kill(asyncio.run(echo.process_id()), signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(PeerLost, match="echo died during say"):
+        asyncio.run(echo.say())
+    assert time.monotonic() - began < 10
+
+
+def test_a_gang_that_does_not_fit_is_refused_with_the_numbers(ray_app):
+    with pytest.raises(RuntimeError, match="no room for 99 learner ranks"):
+        ray_app.gang(99, 0, timeout_s=0.5)
+
+
+DRIVER = """
+import asyncio, sys, time
+from actors.ray_settings import prepare_local_cluster
+prepare_local_cluster()
+from actors import ray_app
+
+class Actor:
+    async def hello(self): return 1
+
+with ray_app.cluster(None, False, 4, 100):
+    peer = ray_app.host(Actor, "a", log_file=sys.argv[1], deadline_s=30)
+    asyncio.run(peer.hello())
+    print("up", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_no_process_outlives_a_driver_that_is_killed(tmp_path):
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path / "a.log")], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline().strip() == "up"
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert len(family) >= 3  # gcs, raylet, the actor…
+    driver.kill()
+    driver.wait(10)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert [process.name() for process in alive] == []
+    driver.stdout.close()

@@ -1,0 +1,242 @@
+"""The controller over fakes: weights are strings, so what a phase starts from can be read."""
+
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.controller import Controller, NotTheStartingPolicy, Plan
+from actors.manifest import Manifest
+from actors.records import BufferStatus
+from rollout.config import EvalConfig
+from rollout.experts import ExpertReport
+from rollout.records import BatchInfo, EvalCounts, GroupKey
+from rollout.weights import WeightLayout, WeightSlot
+from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.phases import RLoopSchedule
+
+
+class FakeLearner:
+    """Weights are a string that grows by a letter per step; a checkpoint is that string in a file."""
+
+    def __init__(self) -> None:
+        self.weights = "base"
+        self.log: list[str] = []
+
+    async def begin_phase(self, weights: str | None, optim: OptimConfig, total_steps: int) -> str:
+        if weights is not None:
+            self.weights = (Path(weights) / "weights").read_text()
+        self.log.append(f"begin {self.weights}")
+        return self.weights
+
+    async def resume(self, directory: str, optim: OptimConfig, total_steps: int) -> str:
+        self.weights = (Path(directory) / "weights").read_text()
+        self.log.append(f"resume {self.weights}")
+        return self.weights
+
+    async def step(self, batch: object, objective: str) -> dict[str, float]:
+        self.weights += "+" if objective == "rl" else "s"
+        return {"loss": 0.5}
+
+    async def layout(self) -> WeightLayout:
+        return WeightLayout.of([("w", "float32", (1,))])
+
+    async def stage(self, slot: WeightSlot) -> None:
+        self.log.append(f"stage {slot.version} {self.weights}")
+
+    async def probe(self, sequences: object) -> list[np.ndarray]:
+        return [np.zeros(3, np.float32)]
+
+    async def weights_hash(self) -> str:
+        return self.weights
+
+    async def save(self, directory: str, optimizer: bool) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / "weights").write_text(self.weights)
+
+    async def export(self, directory: str) -> None:
+        await self.save(directory, optimizer=False)
+
+
+class FakeBroadcaster:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.versions: list[int] = []
+
+    async def claim(self, layout: WeightLayout, version: int) -> WeightSlot:
+        return WeightSlot("", layout, version)
+
+    async def publish(self, slot: WeightSlot, expected: object) -> dict[str, float]:
+        self.versions.append(slot.version)
+        self.log.append(f"publish {slot.version}")
+        return {"sync_s": 0.0}
+
+    async def probe_sequences(self) -> list[np.ndarray]:
+        return [np.zeros(4, np.int32)]
+
+
+class FakeBuffer:
+    def __init__(self, log: list[str], experts: int = 100) -> None:
+        self.log = log
+        self.experts = experts
+        self.began: list[tuple[str, int]] = []
+        self.hang = False
+        self.batches = 0
+
+    async def begin_rl(self, iteration: int, steps: int, version: int, done_steps: int = 0) -> None:
+        self.began.append(("rl", done_steps))
+
+    async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
+        self.began.append((Path(dataset).name, done_steps))
+        return 2
+
+    async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
+        self.log.append("eval")
+
+    async def end_phase(self) -> None: ...
+
+    async def new_version(self, version: int) -> None:
+        self.log.append(f"admit {version}")
+
+    async def next_batch(self, timeout_s: float) -> tuple[BatchInfo, object]:
+        if self.hang:
+            await asyncio.sleep(timeout_s)
+            raise TimeoutError("0 of 4 groups ready")
+        self.batches += 1
+        return BatchInfo((GroupKey("train", 0, f"p{self.batches}"),), 4, 40, 20, {"reward": 1.0}), None
+
+    async def trained(self, keys: object, version: int) -> None:
+        self.log.append(f"trained {version}")
+
+    async def eval_result(self, timeout_s: float) -> list[EvalCounts]:
+        return [EvalCounts(prompt_id="e0", tag="t", attempts=4, correct=2, failed=0, truncated=0, tokens=40)]
+
+    async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
+        fields = {f.name: 0 for f in dataclasses.fields(ExpertReport)}
+        return ExpertReport(**{**fields, "kept": self.experts})
+
+    async def status(self) -> BufferStatus:
+        return BufferStatus()
+
+
+def make(run_dir: Path, *, iterations: int = 2, warmup: bool = False, experts: int = 100):
+    plan = Plan(
+        schedule=ScheduleConfig(iterations=iterations, rl_steps=3),
+        rl=OptimConfig(),
+        rft=SFTConfig(),
+        warmup=SFTConfig(),
+        eval=EvalConfig(samples=4, ks=(1, 4)),
+        warmup_dataset="warmup.parquet" if warmup else "",
+        base_cache="",
+        seed=0,
+        stall_s=0.05,
+        checkpoint_every_s=1e9,
+        config_digest="d",
+    )
+    learner = FakeLearner()
+    broadcaster, buffer = FakeBroadcaster(learner.log), FakeBuffer(learner.log, experts)
+    controller = Controller(plan, run_dir, RLoopSchedule(iterations, warmup), buffer, learner, broadcaster)
+    return controller, learner, broadcaster, buffer
+
+
+def test_rft_starts_from_the_policy_that_rl_started_from_and_not_from_where_rl_ended(tmp_path):
+    controller, learner, _, _ = make(tmp_path)
+    status = asyncio.run(controller.run())
+    assert status.state == "finished"
+    begins = [line for line in learner.log if line.startswith("begin")]
+    assert begins == ["begin base", "begin base", "begin base", "begin basess", "begin basess"]
+    weights = Manifest.load(tmp_path / "manifest.json").weights
+    assert weights == {
+        "theta-0": "base", "rl-0": "base+++", "theta-1": "basess", "rl-1": "basess+++", "theta-2": "basessss",
+    }  # fmt: skip
+
+
+def test_version_numbers_only_grow_although_weights_jump_back(tmp_path):
+    controller, _, broadcaster, _ = make(tmp_path)
+    asyncio.run(controller.run())
+    assert broadcaster.versions == sorted(set(broadcaster.versions))
+    assert len(broadcaster.versions) == 1 + 3 + 1 + 3 + 1  # initial, RL steps, RFT, RL steps, RFT
+
+
+def test_trained_is_durable_before_the_version_reaches_an_engine_and_admission_moves_last(tmp_path):
+    controller, learner, _, _ = make(tmp_path, iterations=1)
+    asyncio.run(controller.run())
+    for version in (2, 3, 4):
+        order = [learner.log.index(line) for line in (f"trained {version}", f"publish {version}", f"admit {version}")]
+        assert order == sorted(order)
+
+
+def test_every_named_policy_is_evaluated_once_in_order(tmp_path):
+    controller, _, _, _ = make(tmp_path)
+    status = asyncio.run(controller.run())
+    assert [row.weights for row in status.evals] == ["theta-0", "rl-0", "theta-1", "rl-1", "theta-2"]
+    assert status.evals[0].metrics["pass@1"] == pytest.approx(0.5)
+
+
+def test_a_warm_up_makes_theta_0_before_anything_else(tmp_path):
+    controller, learner, _, buffer = make(tmp_path, iterations=1, warmup=True)
+    status = asyncio.run(controller.run())
+    assert buffer.began[0] == ("warmup.parquet", 0)
+    assert [row.weights for row in status.evals] == ["theta-0", "rl-0", "theta-1"]
+    assert Manifest.load(tmp_path / "manifest.json").weights["theta-0"] == "basess"
+
+
+def test_with_too_few_experts_rft_is_skipped_and_the_starting_policy_kept(tmp_path):
+    controller, _, _, _ = make(tmp_path, iterations=1, experts=1)
+    asyncio.run(controller.run())
+    weights = Manifest.load(tmp_path / "manifest.json").weights
+    assert weights["theta-1"] == weights["theta-0"] == "base"
+
+
+def test_a_stop_request_checkpoints_and_a_resumed_run_ends_with_the_same_weights(tmp_path):
+    async def interrupted() -> str:
+        controller, _, _, buffer = make(tmp_path)
+        run = asyncio.create_task(controller.run())
+        while buffer.batches < 2:
+            await asyncio.sleep(0)
+        await controller.stop("Ctrl-C")
+        return (await run).state
+
+    assert asyncio.run(interrupted()) == "interrupted"
+    stopped = Manifest.load(tmp_path / "manifest.json")
+    assert stopped.phase is not None
+    assert (stopped.phase.kind, stopped.step) == ("rl", 2)
+    controller, learner, _, buffer = make(tmp_path)
+    assert asyncio.run(controller.run()).state == "finished"
+    assert learner.log[0] == "resume base++"
+    assert buffer.began[0] == ("rl", 2)
+    assert Manifest.load(tmp_path / "manifest.json").weights["theta-2"] == "basessss"
+    assert not list((tmp_path / "checkpoints" / "steps").glob("*"))  # nothing half-finished stays behind
+
+
+def test_a_stall_ends_the_run_with_what_it_waited_for(tmp_path):
+    controller, _, _, buffer = make(tmp_path)
+    buffer.hang = True
+    with pytest.raises(TimeoutError, match="0 of 4 groups ready"):
+        asyncio.run(controller.run())
+    assert "0 of 4 groups ready" in asyncio.run(controller.status()).message
+
+
+def test_weights_changed_behind_our_back_are_refused(tmp_path):
+    controller, learner, _, _ = make(tmp_path, iterations=1)
+    save = learner.save
+
+    async def corrupt(directory: str, optimizer: bool) -> None:
+        await save(directory, optimizer)
+        if "theta-0" in directory:
+            (Path(directory) / "weights").write_text("something else")
+
+    learner.save = corrupt
+    with pytest.raises(NotTheStartingPolicy, match="must start from theta-0"):
+        asyncio.run(controller.run())
+
+
+def test_metrics_are_a_line_per_step_and_evaluation(tmp_path):
+    controller, _, _, _ = make(tmp_path, iterations=1)
+    asyncio.run(controller.run())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["phase"] for line in lines] == ["eval", "rl", "rl", "rl", "eval", "rft", "rft", "eval"]
+    assert [line["version"] for line in lines if line["phase"] == "rl"] == [2, 3, 4]

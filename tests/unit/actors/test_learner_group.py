@@ -1,0 +1,36 @@
+import asyncio
+
+import pytest
+
+from actors.learner_group import LearnerGroup
+from actors.waiting import PeerLost
+
+
+class FakeRank:
+    def __init__(self, answer: object = None, fails: Exception | None = None, hangs: bool = False) -> None:
+        self.answer, self.fails, self.hangs, self.calls = answer, fails, hangs, []
+
+    async def call(self, method, *args):
+        self.calls.append((method, *args))
+        if self.hangs:
+            await asyncio.sleep(3600)
+        if self.fails:
+            raise self.fails
+        return self.answer
+
+
+def test_every_rank_gets_the_same_call_and_rank_0_answers():
+    ranks = [FakeRank("first"), FakeRank("second")]
+    assert asyncio.run(LearnerGroup(ranks).weights_hash()) == "first"
+    assert ranks[0].calls == ranks[1].calls == [("weights_hash",)]
+
+
+def test_the_first_failure_wins_and_nobody_waits_for_ranks_that_hang_in_a_collective():
+    group = LearnerGroup([FakeRank(hangs=True), FakeRank(fails=PeerLost("learner-1 died during step"))])
+
+    async def step():
+        async with asyncio.timeout(2):
+            await group.step(None, "rl")
+
+    with pytest.raises(PeerLost, match="learner-1 died"):
+        asyncio.run(step())

@@ -1,0 +1,158 @@
+"""The worker over a fake engine that answers `n` tokens, one per loop turn, and fake peers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from actors.rollout_worker import RolloutWorker
+from rollout.engine import EngineDead
+from rollout.records import GenerationRequest, GroupKey, Lease, Prompt, RolloutGroup, Sampling, Segment
+from rollout.seeds import sample_seed
+from verifiers.records import ScoreRequest, Verdict
+
+PROMPT = Prompt(id="p0", text="2+2=", token_ids=(5, 6), reference="4")
+
+
+class FakeEngine:
+    def __init__(self, tokens: int = 4, dies: bool = False) -> None:
+        self.tokens, self.dies, self.version = tokens, dies, 0
+        self.requests: list[GenerationRequest] = []
+        self.aborted: list[str] = []
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Segment]:
+        self.requests.append(request)
+        for index in range(self.tokens):
+            await asyncio.sleep(0)
+            if self.dies:
+                raise EngineDead("its process is gone")
+            last = index == self.tokens - 1
+            yield Segment(
+                np.array([index], np.int32),
+                np.array([-0.5], np.float32),
+                np.array([self.version], np.int32),
+                "stop" if last else None,
+            )
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    async def load_weights(self, slot) -> None:
+        self.version = slot.version
+
+    async def logprobs(self, sequences):
+        return [np.zeros(len(s) - 1, np.float32) for s in sequences]
+
+    def pids(self) -> list[int]:
+        return []
+
+    async def close(self) -> None: ...
+
+
+class FakeBuffer:
+    """Hands out `groups` leases, remembers what comes back."""
+
+    def __init__(self, groups: int) -> None:
+        self.left = [
+            Lease(GroupKey("train", 0, f"p{i}"), PROMPT, 3, Sampling(8, 1.0, seed=7), attempt=2) for i in range(groups)
+        ]
+        self.finished: list[RolloutGroup] = []
+        self.largest_request = 0
+        self.taken_away: list[GroupKey] = []
+
+    async def lease(self, worker: str, max_groups: int, wait_s: float) -> list[Lease]:
+        self.largest_request = max(self.largest_request, max_groups)
+        given, self.left = self.left[:max_groups], self.left[max_groups:]
+        if not given:
+            await asyncio.sleep(0.01)
+        return given
+
+    async def renew(self, worker: str, keys) -> list[GroupKey]:
+        return self.taken_away
+
+    async def finish(self, worker: str, group: RolloutGroup) -> bool:
+        self.finished.append(group)
+        return True
+
+
+class FakeVerifiers:
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+        self.requests: list[ScoreRequest] = []
+
+    async def score(self, requests):
+        if self.broken:
+            raise ConnectionError("the pool is gone")
+        self.requests += requests
+        return [Verdict(1.0, "correct", "fake", "1") for _ in requests]
+
+
+def run(engine, buffer, verifiers, until, max_concurrent=2):
+    async def main() -> RolloutWorker:
+        worker = RolloutWorker(
+            "w0",
+            lambda: engine,
+            lambda: lambda ids: "".join(map(str, ids)),
+            buffer,
+            verifiers,
+            max_concurrent,
+            0.02,
+            1.0,
+        )
+        await worker.start()
+        async with asyncio.timeout(5):
+            while not until():
+                await asyncio.sleep(0.001)
+                await worker.health()
+        await worker.close()
+        return worker
+
+    return asyncio.run(main())
+
+
+def test_every_leased_group_comes_back_whole_and_scored():
+    buffer, verifiers = FakeBuffer(5), FakeVerifiers()
+    run(FakeEngine(), buffer, verifiers, lambda: len(buffer.finished) == 5)
+    assert {group.key.prompt_id for group in buffer.finished} == {f"p{i}" for i in range(5)}
+    for group in buffer.finished:
+        assert [r.sample_index for r in group.rollouts] == [0, 1, 2]
+        assert group.rollouts[0].response.token_ids.tolist() == [0, 1, 2, 3]
+        assert group.rewards.tolist() == [1.0, 1.0, 1.0]
+    assert verifiers.requests[0] == ScoreRequest("2+2=", "0123", "4", truncated=False)
+
+
+def test_it_never_asks_for_more_than_it_has_room_for():
+    buffer = FakeBuffer(9)
+    run(FakeEngine(), buffer, FakeVerifiers(), lambda: len(buffer.finished) == 9, max_concurrent=2)
+    assert buffer.largest_request == 2
+
+
+def test_seeds_come_from_the_sample_and_not_from_the_attempt():
+    engine, buffer = FakeEngine(), FakeBuffer(1)
+    run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 1)
+    key = GroupKey("train", 0, "p0")
+    assert [r.seed for r in engine.requests] == [sample_seed(7, key, index) for index in range(3)]
+    assert len({r.seed for r in engine.requests}) == 3
+    assert all(r.id.endswith("/2") for r in engine.requests)  # the attempt names the request, nothing else
+
+
+def test_a_broken_verifier_pool_is_an_error_verdict_and_never_reward_zero():
+    buffer = FakeBuffer(1)
+    run(FakeEngine(), buffer, FakeVerifiers(broken=True), lambda: len(buffer.finished) == 1)
+    rollout = buffer.finished[0].rollouts[0]
+    assert (rollout.status, rollout.verdict.status, rollout.verdict.reward) == ("failed", "error", None)
+    assert "the pool is gone" in rollout.verdict.feedback
+    assert not rollout.trainable
+
+
+def test_a_dead_engine_ends_the_worker_with_its_reason():
+    with pytest.raises(EngineDead, match="its process is gone"):
+        run(FakeEngine(dies=True), FakeBuffer(1), FakeVerifiers(), lambda: False)
+
+
+def test_a_lease_that_was_taken_away_is_aborted_in_the_engine():
+    engine, buffer = FakeEngine(tokens=10**9), FakeBuffer(1)
+    buffer.taken_away = [GroupKey("train", 0, "p0")]
+    run(engine, buffer, FakeVerifiers(), lambda: len(engine.aborted) == 3)
+    assert buffer.finished == []
