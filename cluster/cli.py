@@ -1,2 +1,167 @@
+"""The command `rloop`. Parses and prints; the work is elsewhere and imported when it is needed."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cluster.exits import MEANING, Exit
+from cluster.settings import Refused, load
+
+_CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANING.items())
+_EPILOG = f"""
+Examples:
+
+\b
+  rloop train recipes/demo.yaml
+  rloop train recipes/gsm8k.yaml data.path=train.jsonl model.path=models/Qwen3-0.6B
+  rloop train recipes/demo.yaml schedule.iterations=4 --name longer --dry-run
+  rloop resume runs/demo
+  RLOOP_ROLLOUT__GROUP_SIZE=16 rloop config show recipes/demo.yaml
+
+Values come from the recipe, then RLOOP_SECTION__KEY variables, then section.key=value; later wins.
+
+Exit codes:
+
+\b
+{_CODES}
+"""
+
+app = typer.Typer(
+    name="rloop",
+    help="Reinforcement learning for language models: RL phases, expert sets, RFT, bounded asynchrony.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show run configurations.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML run file, e.g. recipes/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[section.key=value | OVERLAY.yaml]...", help="Changes to the recipe; later wins."),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the run and its directory (cluster.name).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run of this name instead of starting it.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rloop {version('rloop')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Reinforcement learning for language models: RL phases, expert sets, RFT, bounded asynchrony."""
+
+
+@app.command(epilog="Example:  rloop train recipes/demo.yaml schedule.iterations=4 --name longer")
+def train(
+    recipe: Recipe, overrides: Overrides = None, name: Name = None, resume: Resume = False, dry_run: DryRun = False
+) -> None:
+    """Run a recipe from start to end, with a live view."""
+    from cluster import driver
+    from cluster.rundir import changed, saved_config
+
+    named = [f"cluster.name={name}"] if name else []
+    config = load(recipe, [*(overrides or []), *named], os.environ)
+    if (
+        resume
+        and (config.run_dir / "config.yaml").exists()
+        and (problems := changed(saved_config(config.run_dir, []), config))
+    ):
+        raise Refused(problems)
+    raise typer.Exit(driver.run(config, config.run_dir, Console(), resume, dry_run))
+
+
+@app.command(epilog="Example:  rloop resume runs/demo schedule.iterations=6")
+def resume(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of the run, e.g. runs/demo.")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Go on with a run where its last checkpoint stands. What it computes must not change; its length may."""
+    from cluster import driver
+    from cluster.rundir import saved_config
+
+    config = saved_config(run_dir, overrides or [])
+    raise typer.Exit(driver.run(config, run_dir, Console(), True, dry_run))
+
+
+@app.command("eval", epilog="Example:  rloop eval runs/demo/checkpoints/theta-2/hf recipes/demo.yaml eval.samples=64")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Hugging Face model directory.")],
+    recipe: Recipe,
+    overrides: Overrides = None,
+) -> None:
+    """Held-out pass@k of a model directory, on a recipe's problems."""
+    from cluster import driver
+
+    raise typer.Exit(driver.evaluate(load(recipe, overrides or [], os.environ), checkpoint, Console()))
+
+
+@config_app.command("show", epilog="Example:  rloop config show recipes/demo.yaml rollout.group_size=16 > mine.yaml")
+def config_show(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Print the resolved run as YAML, each field with its help."""
+    from cluster.fields import as_yaml
+
+    typer.echo(as_yaml(load(recipe, overrides or [], os.environ)), nl=False)
+
+
+@config_app.command("fields")
+def config_fields() -> None:
+    """List every field: key, type, bound, default, help."""
+    from cluster.fields import as_table
+
+    typer.echo(as_table())
+
+
+@app.command()
+def doctor() -> None:
+    """Check whether this environment can run RLoop, with remedies."""
+    from cluster.doctor import examine, show
+
+    findings = examine()
+    show(findings, Console())
+    raise typer.Exit(Exit.UNFIT if any(f.status == "FAIL" for f in findings) else Exit.DONE)
+
+
 def main() -> None:
-    print("rloop 0.1.0")
+    """Entry point of the console script."""
+    sys.exit(guarded(app))
+
+
+def guarded(command: Callable[[], None]) -> int:
+    """Run a command; a user's mistake ends with sentences and code 2, ours with a traceback and code 1."""
+    try:
+        command()
+    except Refused as refused:
+        count = len(refused.problems)
+        print(f"rloop: refused, {count} problem{'s' * (count > 1)}:", file=sys.stderr)
+        print(*(f"  * {problem}" for problem in refused.problems), sep="\n", file=sys.stderr)
+        return Exit.REFUSED
+    except KeyboardInterrupt:
+        print("rloop: interrupted", file=sys.stderr)
+        return Exit.INTERRUPTED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else Exit.DONE if end.code is None else Exit.FAILED
+    except Exception:
+        traceback.print_exc()
+        print("rloop: failed; if a run was started, its logs/ directory says more", file=sys.stderr)
+        return Exit.FAILED
+    return Exit.DONE

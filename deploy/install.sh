@@ -1,31 +1,39 @@
 #!/bin/sh
-# Make $VENV with the pinned CPU requirements and this checkout, editable.
+# Make $VENV with the pinned CPU requirements and this checkout, editable. Safe to run again: it goes on where it stopped.
+#   PYTHON        interpreter to build on (python3)
+#   VENV          where to (.venv)
+#   REQUIREMENTS  requirements/cpu.txt, or requirements/cpu-hashes.txt on Python 3.11 and x86-64
 # The lock is installed with --no-deps: resolving afresh drags in CUDA builds of torchvision and torchaudio,
 # which exit 0 at install time and break `import vllm` afterwards.
 set -eu
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
+requirements=${REQUIREMENTS:-requirements/cpu.txt}
 
-"$python" - <<'PY' || exit 2
-import sys
-if sys.version_info < (3, 11):
-    sys.exit(f"RLoop needs Python 3.11 or later, this is {sys.version.split()[0]}; run `make PYTHON=/path/to/python3.11 ...`")
-PY
-command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || {
-    echo "RLoop needs a C compiler: apt-get install gcc" >&2; exit 2; }
+refuse() { echo "rloop setup: $1" >&2; exit 2; }
+command -v "$python" >/dev/null || refuse "no $python on PATH; apt-get install python3 python3-venv, or make PYTHON=…"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    refuse "RLoop needs Python 3.11 or later, $python is $("$python" -V); run make PYTHON=/path/to/python3.11 …"
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    refuse "$python cannot make virtual environments; apt-get install python3-venv"
+command -v cc >/dev/null || command -v gcc >/dev/null || refuse "RLoop needs a C compiler; apt-get install gcc"
+free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
+[ "$free_mb" -ge 5000 ] || [ -d "$venv" ] || refuse "the environment takes about 4 GB, $free_mb MB is free here; make room"
 
-echo "rloop setup: $venv with $(grep -c == requirements/cpu.txt) pinned packages (a few minutes the first time)"
-"$python" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
-
-# uv does not read pip's configuration: hand over a local wheel folder when pip has one, else use PyTorch's CPU index.
-links=$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)
-links=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$links}}
-if [ -n "$links" ]; then
-    UV_FIND_LINKS=$(echo "$links" | tr ' ' ','); export UV_FIND_LINKS
-else
-    set -- --torch-backend cpu
+# An environment of another Python is made anew; a half-filled one is filled up.
+version='import sys; print(*sys.version_info[:2])'
+if [ "$("$venv/bin/python" -c "$version" 2>/dev/null)" != "$("$python" -c "$version")" ]; then
+    "$python" -m venv --clear "$venv"
 fi
-UV_LINK_MODE=copy VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet --no-deps --compile-bytecode "$@" -r requirements/cpu.txt
-VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation -e .
+
+echo "rloop setup: $venv with $(grep -c == "$requirements") pinned packages (a few minutes the first time)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+. deploy/indexes.sh
+export UV_LINK_MODE=copy
+install() { "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps "$@"; }
+# A wheel folder may lack torch for this Python: then PyTorch's index is asked after all.
+# shellcheck disable=SC2086 # $torch_from is one flag or nothing
+install --compile-bytecode $torch_from -r "$requirements" ||
+    { [ -z "$torch_from" ] && install --compile-bytecode --torch-backend=cpu -r "$requirements"; }
+install --no-build-isolation -e .
 "$venv/bin/rloop" --version

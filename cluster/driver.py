@@ -1,0 +1,83 @@
+"""A command line's way through a run: preflight, run directory, launch, live view, closing report.
+
+Holds no state of the run. What happens in the cluster is `cluster.launch`; this decides what a person sees.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from actors.records import RunStatus
+from cluster import preflight, results
+from cluster.config import RunConfig
+from cluster.exits import Exit
+from cluster.machine import Machine
+from cluster.rundir import RunDir
+from cluster.settings import Refused
+from cluster.view import LiveView
+
+logger = logging.getLogger(__name__)
+
+_EXIT = {"finished": Exit.DONE, "interrupted": Exit.INTERRUPTED}
+
+
+def run(config: RunConfig, run_dir: Path, console: Console, resume: bool, dry_run: bool) -> Exit:
+    """Check, then train with a live view, then report. A dry run ends after the checks."""
+    plan = preflight.check(config, run_dir, Machine.here(), resume)
+    console.print(f"rloop · {run_dir.name}\n{plan}", highlight=False, soft_wrap=True, markup=False)
+    if dry_run:
+        console.print("Every check passed; nothing was started.")
+        return Exit.DONE
+    directory = RunDir(run_dir)
+    if not resume:
+        directory.create(config)
+    _log_to(directory.logs / "driver.log")
+    try:
+        with directory.claim():
+            status = _launch(config, directory, console)
+    except Exception as error:
+        if not isinstance(error, Refused):
+            logger.exception("the run failed")
+            console.print(f"Logs: {directory.logs}", style="red", markup=False)
+        raise
+    if status.evals:
+        directory.results.write_text(results.markdown(status.evals) + "\n", encoding="utf-8")
+    results.report(status, directory, console)
+    if status.state not in _EXIT:
+        console.print(f"\nThe run failed: {status.message}\nLogs: {directory.logs}", style="red", markup=False)
+    return _EXIT.get(status.state, Exit.FAILED)
+
+
+def _launch(config: RunConfig, directory: RunDir, console: Console) -> RunStatus:
+    from cluster import launch
+
+    with LiveView(directory.root.name, console) as view:
+
+        def show(status: RunStatus) -> None:
+            view.show(status)
+            directory.write_status(status)
+
+        status = asyncio.run(launch.train(config, directory.root, show))
+    directory.write_status(status)
+    return status
+
+
+def evaluate(config: RunConfig, checkpoint: Path, console: Console) -> Exit:
+    """Held-out pass@k of a model directory, printed as a table."""
+    from cluster import launch
+
+    preflight.check_evaluation(config, checkpoint, Machine.here())
+    with LiveView(checkpoint.name, console) as view:
+        row = asyncio.run(launch.evaluate(config, checkpoint, view.show))
+    console.print(results.table((row,)))
+    return Exit.DONE
+
+
+def _log_to(path: Path) -> None:
+    """What the driver's own modules say goes to a file; the terminal belongs to the view."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)

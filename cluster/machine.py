@@ -1,0 +1,124 @@
+"""What this machine has, and what a run will take of it. Estimates, on the careful side."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.config import RunConfig
+from cluster.model_files import ModelFacts
+from rollout.weights import ITEM_SIZES
+
+MIB, GIB = 1 << 20, 1 << 30
+_PROCESS_GIB = {"engine": 1.3, "rank": 0.8, "actor": 0.3, "verifier": 0.1, "ray": 0.5}  # measured, without the model
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is free here."""
+
+    memory: int
+    """Bytes that can be taken without swapping, container limit included."""
+    shared_memory: int
+    """Bytes free in /dev/shm."""
+    cores: int
+    has_gpu: bool
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """This machine, now."""
+        shm = Path("/dev/shm")
+        return cls(
+            memory=min(psutil.virtual_memory().available, _container_headroom()),
+            shared_memory=shutil.disk_usage(shm).free if shm.exists() else 0,
+            cores=len(os.sched_getaffinity(0)),
+            has_gpu=Path("/dev/nvidia0").exists(),
+        )
+
+
+def _container_headroom() -> int:
+    """Bytes left below the cgroup's limit; a very large number when there is none."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (folder / "memory.max").read_text().strip(), (folder / "memory.current").read_text()
+    except OSError:
+        return 1 << 62
+    return 1 << 62 if limit == "max" else int(limit) - int(used)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that a run takes of this machine's memory, by what for."""
+
+    learner: int
+    engines: int
+    weight_slots: int
+    processes: int
+    object_store: int
+
+    @property
+    def memory(self) -> int:
+        """All of it; on CPU everything lies in main memory."""
+        return self.learner + self.engines + self.weight_slots + self.processes + self.object_store
+
+
+def need(config: RunConfig, model: ModelFacts, has_gpu: bool) -> Need:
+    """Estimate: float32 weights, gradients and two Adam moments; one copy per engine; two slots for the transfer."""
+    item, workers = ITEM_SIZES[config.rollout.engine.dtype], config.actors.rollout_workers
+    copies = model.parameters * item
+    fixed = (
+        _PROCESS_GIB["engine"] * workers
+        + _PROCESS_GIB["rank"] * config.trainer.ranks
+        + _PROCESS_GIB["verifier"] * config.verifier.processes
+        + _PROCESS_GIB["actor"] * 3  # buffer, broadcaster, controller
+        + _PROCESS_GIB["ray"]
+    )
+    return Need(
+        learner=0 if has_gpu else 16 * model.parameters,
+        engines=0 if has_gpu else workers * (copies + (config.rollout.engine.kv_cache_mb or 0) * MIB),
+        weight_slots=2 * copies,
+        processes=int(fixed * GIB),
+        object_store=0 if config.cluster.ray_address else config.cluster.object_store_mb * MIB,
+    )
+
+
+def shortages(config: RunConfig, model: ModelFacts, machine: Machine) -> list[str]:
+    """A sentence per kind of memory that the run would run out of."""
+    wanted, problems = need(config, model, machine.has_gpu), []
+    if config.cluster.ray_address is None and wanted.memory > machine.memory:
+        parts = ", ".join(
+            f"{name} {size / GIB:.1f}"
+            for name, size in (
+                ("learner", wanted.learner),
+                ("engines", wanted.engines),
+                ("weights in transfer", wanted.weight_slots),
+                ("processes", wanted.processes),
+                ("object store", wanted.object_store),
+            )
+        )
+        problems.append(
+            f"the run needs about {wanted.memory / GIB:.1f} GiB of memory and {machine.memory / GIB:.1f} GiB is free "
+            f"({parts}); lower actors.rollout_workers, rollout.engine.kv_cache_mb or the model, or free memory"
+        )
+    if wanted.object_store > machine.shared_memory:
+        problems.append(
+            f"/dev/shm must hold Ray's object store of {wanted.object_store // MIB} MiB, "
+            f"{machine.shared_memory // MIB} MiB is free; lower cluster.object_store_mb, remove "
+            "stale files there, or start the container with a larger --shm-size"
+        )
+    item, kv_cache = ITEM_SIZES[config.rollout.engine.dtype], config.rollout.engine.kv_cache_mb
+    one = model.kv_values_per_token * item * config.rollout.context_length
+    if kv_cache is not None and one > kv_cache * MIB:
+        problems.append(
+            "rollout.engine.kv_cache_mb must hold one sequence of rollout.context_length="
+            f"{config.rollout.context_length}, which takes {-(-one // MIB)} MiB, got "
+            f"{kv_cache}; raise it or shorten the context"
+        )
+    if model.max_positions is not None and config.rollout.context_length > model.max_positions:
+        problems.append(
+            f"rollout.context_length must not exceed the model's max_position_embeddings, got "
+            f"{config.rollout.context_length} and {model.max_positions}; use {model.max_positions} or less"
+        )
+    return problems

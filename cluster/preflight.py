@@ -1,0 +1,194 @@
+"""Everything that can be refused is refused here, in one list, before any process or directory exists.
+
+Returns the plan of the run: what `--dry-run` prints and what a person would want to know before waiting.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.config import RunConfig
+from cluster.machine import GIB, MIB, Machine, Need, need, shortages
+from cluster.model_files import ModelFacts, read_model, scratch_facts
+from cluster.packages import installed_collisions
+from cluster.rules import advice
+from cluster.rundir import RunDir
+from cluster.settings import Refused
+
+if TYPE_CHECKING:
+    from rollout.records import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that passed every check."""
+
+    config: RunConfig
+    run_dir: Path
+    model: ModelFacts
+    machine: Machine
+    need: Need
+    train_problems: int
+    held_out_problems: int
+    longest_prompt: int
+    """Tokens."""
+
+    def __str__(self) -> str:
+        c = self.config
+        warmup = f"warm-up on {c.schedule.warmup_demos} demonstrations, then " if c.schedule.warmup_demos else ""
+        rows = [
+            ("model", f"{self.model.name}, {_count(self.model.parameters)} parameters"),
+            (
+                "data",
+                f"{self.train_problems} training and {self.held_out_problems} held-out problems; the longest prompt "
+                f"has {self.longest_prompt} tokens",
+            ),
+            ("schedule", f"{warmup}{c.schedule.iterations} × (RL {c.schedule.rl_steps} steps → RFT), each evaluated"),
+            (
+                "step",
+                f"{c.rollout.groups_per_step} problems × {c.rollout.group_size} answers, at most "
+                f"{c.rollout.max_staleness:g} versions old",
+            ),
+            (
+                "processes",
+                f"{_plural(c.actors.rollout_workers, 'rollout worker')}, {_plural(c.trainer.ranks, 'learner rank')}, "
+                f"{_plural(c.verifier.processes, 'verifier process')}, on {self.machine.cores} cores",
+            ),
+            ("memory", f"about {self.need.memory / GIB:.1f} of {self.machine.memory / GIB:.1f} GiB free"),
+            ("/dev/shm", f"{self.need.object_store // MIB} of {self.machine.shared_memory // MIB} MiB free"),
+            ("run directory", str(self.run_dir)),
+            *(("note", sentence) for sentence in [*self._long_prompts(), *advice(c)]),
+        ]
+        return "\n".join(f"  {label:<14} {text}" for label, text in rows)
+
+    def _long_prompts(self) -> list[str]:
+        room = self.config.rollout.context_length - self.longest_prompt
+        if room >= self.config.rollout.max_new_tokens:
+            return []
+        return [
+            f"answers to the longest prompt end after {room} tokens, not rollout.max_new_tokens="
+            f"{self.config.rollout.max_new_tokens}; raise rollout.context_length"
+        ]
+
+
+def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = False) -> Plan:
+    """Look at everything a run touches.
+
+    Args:
+        config: The resolved run.
+        run_dir: Where it will live; it must exist exactly when `resume`.
+        machine: What is free here.
+        resume: Whether the run goes on in an existing directory.
+
+    Raises:
+        Refused: With a sentence per problem, each with its remedy.
+    """
+    problems = [*installed_collisions(), *_run_dir(run_dir, resume)]
+    model, tokenizer = None, None
+    if config.model.path is not None:
+        model, more = read_model(config.model.path)
+        problems += more
+        if model is not None:
+            tokenizer, more = _tokenizer(config.model.path)
+            problems += more
+    else:
+        from trainer.scratch import make_tokenizer
+
+        tokenizer = make_tokenizer(config.model.scratch.tokenizer, config.rollout.context_length)
+        model = scratch_facts(config.model.scratch, len(tokenizer), config.rollout.context_length)
+    if model is not None:
+        problems += shortages(config, model, machine)
+    train, held_out, more = _data(config, tokenizer)
+    problems += [*more, *_verifier(config.verifier.name)]
+    if problems or model is None:
+        raise Refused(problems)
+    return Plan(
+        config=config,
+        run_dir=run_dir,
+        model=model,
+        machine=machine,
+        need=need(config, model, machine.has_gpu),
+        train_problems=len(train),
+        held_out_problems=len(held_out),
+        longest_prompt=max(len(prompt.token_ids) for prompt in (*train, *held_out)),
+    )
+
+
+def check_evaluation(config: RunConfig, checkpoint: Path, machine: Machine) -> None:
+    """Look at what `rloop eval` touches.
+
+    Raises:
+        Refused: With a sentence per problem, each with its remedy.
+    """
+    model, problems = read_model(checkpoint)
+    problems = [*installed_collisions(), *problems]
+    tokenizer = None
+    if model is not None:
+        tokenizer, more = _tokenizer(checkpoint)
+        problems += [*more, *shortages(config, model, machine)]
+    problems += [*_data(config, tokenizer)[2], *_verifier(config.verifier.name)]
+    if problems:
+        raise Refused(problems)
+
+
+def _run_dir(run_dir: Path, resume: bool) -> list[str]:
+    if resume:
+        missing = not RunDir(run_dir).config.exists()
+        return [f"{run_dir}: no run to resume; leave --resume out to start it"] if missing else []
+    if run_dir.exists():
+        free = next(n for i in range(2, 10_000) if not (run_dir.parent / (n := f"{run_dir.name}-{i}")).exists())
+        return [
+            f"{run_dir}: a run of this name exists; go on with it: rloop resume {run_dir}, or start another: "
+            f"--name {free}"
+        ]
+    parent = next(p for p in run_dir.absolute().parents if p.exists())
+    return [] if parent.is_dir() else [f"cluster.runs_dir: {parent} is a file; name a directory"]
+
+
+def _tokenizer(path: Path) -> tuple[Any, list[str]]:
+    from cluster.materials import load_tokenizer
+
+    try:
+        return load_tokenizer(str(path)), []
+    except Exception as error:  # transformers raises many kinds for a directory it cannot read
+        return None, [f"{path}: its tokenizer does not load: {error}; save it again with tokenizer.save_pretrained"]
+
+
+def _data(config: RunConfig, tokenizer: Any | None) -> tuple[tuple["Prompt", ...], tuple["Prompt", ...], list[str]]:
+    """Training and held-out prompts, or what is wrong with them; without a tokenizer only the rows are looked at."""
+    from cluster.materials import load_problems
+    from rollout.prompts import DataError, load_prompts
+
+    data = config.data
+    problems: list[str] = []
+    for path, limit in ((data.path, data.limit), (data.eval_path, None)) if data.task == "file" else ():
+        try:
+            if path is not None:
+                load_prompts(path, data.question_key, data.answer_key, data.id_key, limit)
+        except DataError as error:
+            problems += error.problems
+    if problems or tokenizer is None:
+        return (), (), problems
+    try:
+        return *load_problems(config, tokenizer), []
+    except DataError as error:
+        return (), (), list(error.problems)
+
+
+def _verifier(name: str) -> list[str]:
+    from verifiers.catalogue import UnknownVerifier, load
+
+    try:
+        load(name)
+    except (UnknownVerifier, TypeError) as error:
+        return [f"verifier.name: {error}"]
+    return []
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def _count(n: int) -> str:
+    """Parameters for people: 0.45 M, 1.7 B."""
+    return f"{n / 1e9:.1f} B" if n >= 1e9 else f"{n / 1e6:.2f} M"

@@ -1,0 +1,146 @@
+"""What must hold between sections: rule, values and way out. Pure arithmetic on the configuration; reads no files.
+
+A broken rule is refused. Advice is for what works but wastes time; nothing is refused for being slow.
+AReaL's admission, capacity = min(max_concurrent − running, (η + v + 1)·B − (accepted + running)), cannot deadlock
+for η ≥ 0: at version v it always lets (v + 1)·B groups be accepted, and a finished group frees its slot.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rollout.config import EvalConfig, RolloutConfig
+from trainer.config import ModelConfig, TrainerConfig
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+
+def broken_rules(config: "RunConfig") -> list[str]:
+    """A sentence per rule that the configuration breaks."""
+    return [
+        *_lengths(config.rollout),
+        *_batches(config.rollout, config.trainer),
+        *_evaluation(config.eval),
+        *_model(config.model),
+        *_task(config),
+    ]
+
+
+def _lengths(rollout: RolloutConfig) -> Iterator[str]:
+    if rollout.context_length <= rollout.max_new_tokens:
+        yield (
+            f"rollout.context_length must exceed rollout.max_new_tokens, got {rollout.context_length} and "
+            f"{rollout.max_new_tokens}: no room for a prompt; raise the first or lower the second"
+        )
+
+
+def _batches(rollout: RolloutConfig, trainer: TrainerConfig) -> Iterator[str]:
+    groups, minibatches, ranks = rollout.groups_per_step, trainer.rl.minibatches, trainer.ranks
+    if groups % minibatches:
+        yield (
+            f"rollout.groups_per_step must be divisible by trainer.rl.minibatches, got {groups} and {minibatches}; "
+            f"use {_multiples(groups, minibatches)} groups"
+        )
+    elif groups // minibatches * rollout.group_size < ranks:
+        yield (
+            f"a minibatch must hold a sequence for every rank, got {groups // minibatches * rollout.group_size} "
+            f"sequences and trainer.ranks={ranks}; raise rollout.groups_per_step or lower trainer.ranks"
+        )
+    sizes = {
+        "rollout.groups_per_step × rollout.group_size": groups * rollout.group_size,
+        "trainer.rft.batch_size": trainer.rft.batch_size,
+        "trainer.warmup.batch_size": trainer.warmup.batch_size,
+    }
+    for name, size in sizes.items():
+        if size % ranks:
+            yield f"{name} must be divisible by trainer.ranks, got {size} and {ranks}; use {_multiples(size, ranks)}"
+
+
+def _evaluation(evaluation: EvalConfig) -> Iterator[str]:
+    if not evaluation.ks:
+        yield "eval.ks must not be empty; use [1] for plain accuracy"
+    for k in evaluation.ks:
+        if not 1 <= k <= evaluation.samples:
+            yield (
+                f"every k of eval.ks must be between 1 and eval.samples, got {k} and {evaluation.samples}; "
+                "pass@k is estimated from k or more answers: lower k or raise eval.samples"
+            )
+
+
+def _model(model: ModelConfig) -> Iterator[str]:
+    heads, kv_heads = model.scratch.num_heads, model.scratch.num_kv_heads
+    if model.path is None and heads % kv_heads:
+        divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+        yield (
+            f"model.scratch.num_heads must be divisible by model.scratch.num_kv_heads, got {heads} and {kv_heads}; "
+            f"use one of {', '.join(map(str, divisors))} key/value heads"
+        )
+
+
+def _task(config: "RunConfig") -> Iterator[str]:
+    data, scratch = config.data, config.model.path is None
+    if data.task == "file":
+        if data.path is None:
+            yield "data.path must be set when data.task=file; add data.path=PROBLEMS.jsonl (or .parquet)"
+        if scratch and config.model.scratch.tokenizer == "countdown":
+            yield (
+                "model.scratch.tokenizer=countdown knows 19 characters and cannot read data.task=file; "
+                "set model.path, or model.scratch.tokenizer=bytes"
+            )
+        if config.schedule.warmup_demos:
+            yield (
+                f"schedule.warmup_demos needs data.task=countdown, which makes its own demonstrations, got "
+                f"{config.schedule.warmup_demos} with data.task=file; set it to 0"
+            )
+        return
+    if config.verifier.name == "math" or config.verifier.name == "exact":
+        yield (
+            f"data.task=countdown must be scored by verifier.name=countdown, got {config.verifier.name!r}: "
+            "it would call every answer wrong; set verifier.name=countdown"
+        )
+    for key, numbers in (
+        ("train_numbers", data.countdown.train_numbers),
+        ("eval_numbers", data.countdown.eval_numbers),
+    ):
+        if not numbers or any(not 3 <= n <= 5 for n in numbers):
+            yield f"data.countdown.{key} must list sizes from 3 to 5, got {list(numbers)}; use e.g. [3, 4]"
+    if config.schedule.warmup_demos and not scratch:
+        yield (
+            f"schedule.warmup_demos is for models made from scratch, got {config.schedule.warmup_demos} with "
+            f"model.path={config.model.path}; set schedule.warmup_demos=0 or model.path=null"
+        )
+
+
+def _multiples(size: int, divisor: int) -> str:
+    """The nearest multiples of `divisor` around `size`."""
+    below = size // divisor * divisor
+    return f"{below} or {below + divisor}" if below else str(divisor)
+
+
+def advice(config: "RunConfig") -> list[str]:
+    """A sentence per setting that works but wastes something."""
+    rollout, workers = config.rollout, config.actors.rollout_workers
+    slots = rollout.max_concurrent * workers
+    ahead = int((rollout.max_staleness + 1) * rollout.groups_per_step)
+    sentences = []
+    if rollout.max_concurrent * rollout.group_size > rollout.engine.max_num_seqs:
+        sentences.append(
+            f"rollout.max_concurrent × group_size = {rollout.max_concurrent * rollout.group_size} answers queue for "
+            f"{rollout.engine.max_num_seqs} engine slots (rollout.engine.max_num_seqs); queued answers age"
+        )
+    if slots < rollout.groups_per_step:
+        sentences.append(
+            f"{slots} groups in flight (max_concurrent × workers) are fewer than groups_per_step="
+            f"{rollout.groups_per_step}: a step is generated in {-(-rollout.groups_per_step // slots)} waves"
+        )
+    elif slots > ahead:
+        sentences.append(
+            f"{slots} groups in flight (max_concurrent × workers) are never reached: max_staleness="
+            f"{rollout.max_staleness:g} admits {ahead} at once"
+        )
+    if rollout.max_staleness >= config.schedule.rl_steps:
+        sentences.append(
+            f"rollout.max_staleness={rollout.max_staleness:g} reaches beyond a phase of "
+            f"{config.schedule.rl_steps} steps; what runs ahead is dropped when the phase ends"
+        )
+    return sentences

@@ -1,0 +1,141 @@
+"""The run directory: what lies where, how it comes to be, what a person finds in it.
+
+It is created only after the preflight passed, and appears whole: an earlier refusal leaves nothing behind.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from actors.records import BufferStatus, EvalRow, RunStatus
+from cluster.config import RunConfig, may_change
+from cluster.fields import as_yaml
+from cluster.settings import Refused, load
+
+CONTENTS = {
+    "config.yaml": "the resolved configuration; a recipe that runs again",
+    "results.md": "the table of evaluations in Markdown",
+    "manifest.json": "what is committed: phases, weights and their hashes, evaluations",
+    "metrics.jsonl": "one line of numbers per optimizer step and evaluation",
+    "status.json": "the last picture of the live view",
+    "materials.json": "where the run's model and demonstrations come from",
+    "journal": "every finished answer with its verdict and fate",
+    "experts": "the expert set of each iteration (Parquet)",
+    "checkpoints": "weights by name; hf/ in each loads in transformers and vLLM",
+    "logs": "what each process wrote",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
+
+    @property
+    def status(self) -> Path:
+        """The newest `RunStatus`."""
+        return self.root / "status.json"
+
+    @property
+    def results(self) -> Path:
+        """The table of evaluations, for a README."""
+        return self.root / "results.md"
+
+    @property
+    def logs(self) -> Path:
+        """One file per process."""
+        return self.root / "logs"
+
+    def create(self, config: RunConfig) -> None:
+        """Make the directory with its configuration, in one rename.
+
+        Raises:
+            FileExistsError: When it is already there.
+        """
+        draft = self.root.with_name(f".{self.root.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / "logs").mkdir(parents=True)
+        (draft / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+        if self.root.exists():
+            shutil.rmtree(draft)
+            raise FileExistsError(self.root)
+        draft.rename(self.root)
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel lets go of it when the process ends, however it ends.
+
+        Raises:
+            Refused: When another process holds it.
+        """
+        with (self.root / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused([f"{self.root}: another rloop is at work on this run; wait for it or stop it"]) from None
+            yield
+
+    def write_status(self, status: RunStatus) -> None:
+        """Replace `status.json` atomically: a reader sees the old picture or the new one."""
+        draft = self.status.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(status)), encoding="utf-8")
+        os.replace(draft, self.status)
+
+    def read_status(self) -> RunStatus | None:
+        """The last picture, or None before there is one."""
+        if not self.status.exists():
+            return None
+        fields = json.loads(self.status.read_text(encoding="utf-8"))
+        buffer, evals = BufferStatus(**fields.pop("buffer")), tuple(EvalRow(**row) for row in fields.pop("evals"))
+        return RunStatus(**fields, buffer=buffer, evals=evals)
+
+    def contents(self) -> list[tuple[str, str]]:
+        """(path, what it is) of everything that exists in the directory."""
+        return [(str(self.root / name), what) for name, what in CONTENTS.items() if (self.root / name).exists()]
+
+    def final_model(self, status: RunStatus) -> Path | None:
+        """The Hugging Face directory of the last evaluated weights, when it was exported."""
+        for row in reversed(status.evals):
+            if row.weights.startswith("theta"):
+                path = self.root / "checkpoints" / row.weights / "hf"
+                return path if path.exists() else None
+        return None
+
+
+def saved_config(run_dir: Path, overrides: list[str]) -> RunConfig:
+    """The configuration of a run to be resumed, with overrides that leave its computation alone.
+
+    Raises:
+        Refused: When this is no run directory, or an override changes what must not change.
+    """
+    saved = RunDir(run_dir).config
+    if not saved.exists():
+        raise Refused(
+            [f"{run_dir}: not a run directory (no config.yaml); name one below runs/, or start one: rloop train"]
+        )
+    config = load(saved, overrides)
+    if problems := changed(load(saved), config):
+        raise Refused(problems)
+    return config
+
+
+def changed(before: RunConfig, after: RunConfig) -> list[str]:
+    """A sentence per key that a resumed run would change and must not."""
+    old = before.flat()
+    return [
+        f"{key} must stay as it was in a resumed run, got {value!r} instead of {old[key]!r}; leave it out, or start "
+        "a new run with --name"
+        for key, value in after.flat().items()
+        if value != old[key] and not may_change(key)
+    ]

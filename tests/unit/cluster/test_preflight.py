@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import RunConfig, unflatten
+from cluster.machine import MIB, Machine
+from cluster.preflight import Plan, check, check_evaluation
+from cluster.settings import Refused
+
+BIG = Machine(memory=1 << 40, shared_memory=1 << 40, cores=2, has_gpu=False)
+ROWS = [{"id": f"q{i}", "question": f"What is {i} + {i}?", "answer": f"#### {2 * i}"} for i in range(20)]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config(data: Path, **changes: Any) -> RunConfig:
+    flat = {"data.path": data, "model.scratch.tokenizer": "bytes", "rollout.context_length": 128}
+    return RunConfig.model_validate(unflatten(flat | {key.replace("__", "."): value for key, value in changes.items()}))
+
+
+def refusal(run: RunConfig, run_dir: Path, machine: Machine = BIG, resume: bool = False) -> list[str]:
+    with pytest.raises(Refused) as refused:
+        check(run, run_dir, machine, resume)
+    return list(refused.value.problems)
+
+
+def test_a_good_run_gives_a_plan_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    plan = check(config(data, data__eval_fraction=0.2), tmp_path / "runs" / "a", BIG)
+    assert isinstance(plan, Plan)
+    assert plan.train_problems + plan.held_out_problems == 20
+    assert plan.held_out_problems == 4
+    assert plan.longest_prompt == len("What is 19 + 19?") + 2  # a byte is a token; two markers of the chat template
+    text = str(plan)
+    assert "2 × (RL 50 steps → RFT), each evaluated" in text
+    assert "1 rollout worker, 1 learner rank, 2 verifier processes, on 2 cores" in text
+    assert "Qwen3 from scratch, 0.47 M parameters" in text  # 260 × 96 + 4 × 110,848 + 96
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+def test_countdown_needs_no_file(tmp_path: Path) -> None:
+    run = RunConfig.model_validate({"data": {"task": "countdown"}, "verifier": {"name": "countdown"}})
+    plan = check(run, tmp_path / "a", BIG)
+    assert (plan.train_problems, plan.held_out_problems) == (200, 60)
+
+
+def test_problems_of_every_kind_are_listed_together(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", [*ROWS, {"id": "q99", "question": "", "answer": "1"}])
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    run = config(data, model__path=tmp_path / "nowhere", verifier__name="maths")
+    problems = refusal(run, tmp_path / "runs" / "a", Machine(1 << 40, 1 * MIB, 2, False))
+    assert [any(part in problem for problem in problems) for part in ("rloop resume", "nowhere", ":21", "'math'")] == [
+        True,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_too_little_shared_memory_is_among_the_problems(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    (problem,) = refusal(config(data), tmp_path / "a", Machine(1 << 40, 1 * MIB, 2, False))
+    assert problem.startswith("/dev/shm must hold")
+
+
+def test_a_run_directory_that_exists_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    for name in ("a", "a-2"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    run_dir = tmp_path / "runs" / "a"
+    (problem,) = refusal(config(data), run_dir)
+    assert problem == (
+        f"{run_dir}: a run of this name exists; go on with it: rloop resume {run_dir}, or start another: --name a-3"
+    )
+
+
+def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    assert "no run to resume" in refusal(config(data), tmp_path / "none", resume=True)[0]
+
+
+def test_a_prompt_longer_than_the_context_is_named_with_its_row(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", [*ROWS, {"id": "long", "question": "x" * 300, "answer": "1"}])
+    (problem,) = refusal(config(data), tmp_path / "a")
+    assert problem.startswith("train.jsonl:21 (id 'long')")
+    assert "rollout.context_length=128" in problem
+
+
+def test_a_missing_checkpoint_is_refused_before_evaluation(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    with pytest.raises(Refused, match="does not exist"):
+        check_evaluation(config(data), tmp_path / "none", BIG)

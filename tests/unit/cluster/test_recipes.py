@@ -1,0 +1,21 @@
+from pathlib import Path
+
+from cluster.rules import advice
+from cluster.settings import load
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+
+
+def test_the_demo_loads_as_it_is_without_advice() -> None:
+    assert advice(load(RECIPES / "demo.yaml")) == []
+
+
+def test_the_recipe_for_files_needs_only_a_path() -> None:
+    config = load(RECIPES / "gsm8k.yaml", ["data.path=train.jsonl"])
+    assert config.data.path is not None
+    assert config.verifier.name == "math"
+
+
+def test_the_gpu_settings_are_laid_over_a_recipe() -> None:
+    overlay = RECIPES / "gpu.yaml"
+    assert load(RECIPES / "gsm8k.yaml", [str(overlay), "data.path=x.jsonl"]).rollout.engine.kv_cache_mb is None

@@ -1,0 +1,56 @@
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from actors.records import EvalRow, RunStatus
+from cluster.results import markdown, report, table
+from cluster.rundir import RunDir
+
+ROWS = (
+    EvalRow("theta-0", "base policy", {"pass@1": 0.2, "pass@8": 0.5, "3 numbers/pass@1": 0.3}, 60, 32),
+    EvalRow("rl-0", "iteration 1, after RL", {"pass@1": 0.31, "pass@8": 0.45}, 60, 32),
+    EvalRow("theta-1", "iteration 1, after RFT", {"pass@1": 0.3, "pass@8": 0.625}, 60, 32),
+)
+
+
+def text_of(draw: object) -> str:
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(draw)
+    return console.export_text()
+
+
+def test_the_table_has_a_row_per_policy_and_changes_against_the_base() -> None:
+    text = text_of(table(ROWS))
+    assert "0.310 (+0.110)" in text
+    assert "0.450 (-0.050)" in text
+    assert "60 held-out problems × 32 answers" in text
+    assert text.count("theta-") == 2
+
+
+def test_the_same_table_in_markdown() -> None:
+    assert markdown(ROWS) == (
+        "| policy | weights | pass@1 | pass@8 |\n"
+        "| --- | --- | ---: | ---: |\n"
+        "| base policy | theta-0 | 0.200 | 0.500 |\n"
+        "| iteration 1, after RL | rl-0 | 0.310 (+0.110) | 0.450 (-0.050) |\n"
+        "| iteration 1, after RFT | theta-1 | 0.300 (+0.100) | 0.625 (+0.125) |"
+    )
+
+
+def test_the_report_says_where_the_run_is_and_what_to_do_next(tmp_path: Path) -> None:
+    model = tmp_path / "checkpoints" / "theta-1" / "hf"
+    model.mkdir(parents=True)
+    status = RunStatus(state="finished", iterations=1, evals=ROWS)
+    console = Console(record=True, width=200, file=io.StringIO())
+    report(status, RunDir(tmp_path), console)
+    text = console.export_text()
+    assert f"Run directory: {tmp_path}" in text
+    assert "hf/ in each loads in transformers and vLLM" in text
+    assert f"rloop eval {model} {tmp_path / 'config.yaml'} eval.samples=64" in text
+    assert f"rloop resume {tmp_path} schedule.iterations=3" in text
+    assert f"vllm serve {model}" in text
+
+    report(replace(status, state="interrupted"), RunDir(tmp_path), console)
+    assert console.export_text().rstrip().endswith(f"rloop resume {tmp_path}")

@@ -1,0 +1,66 @@
+from typing import Any
+
+import pytest
+
+from cluster.config import RunConfig, unflatten
+from cluster.rules import advice, broken_rules
+
+GOOD: dict[str, Any] = {"data.task": "countdown", "verifier.name": "countdown"}
+
+
+def rules(**changes: Any) -> list[str]:
+    flat = GOOD | {key.replace("__", "."): value for key, value in changes.items()}
+    return broken_rules(RunConfig.model_validate(unflatten(flat)))
+
+
+def hints(**changes: Any) -> list[str]:
+    flat = GOOD | {key.replace("__", "."): value for key, value in changes.items()}
+    return advice(RunConfig.model_validate(unflatten(flat)))
+
+
+def test_a_countdown_run_with_defaults_breaks_no_rule() -> None:
+    assert rules() == []
+    assert hints() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"rollout__context_length": 64}, "rollout.context_length must exceed rollout.max_new_tokens, got 64 and 64"),
+        ({"trainer__rl__minibatches": 3}, "got 16 and 3; use 15 or 18 groups"),
+        ({"trainer__ranks": 3}, "rollout.groups_per_step × rollout.group_size must be divisible by trainer.ranks"),
+        ({"trainer__ranks": 4, "trainer__rft__batch_size": 10}, "trainer.rft.batch_size must be divisible"),
+        ({"eval__ks": [1, 64]}, "between 1 and eval.samples, got 64 and 32"),
+        ({"eval__ks": []}, "eval.ks must not be empty"),
+        ({"model__scratch__num_kv_heads": 3}, "got 4 and 3; use one of 1, 2, 4 key/value heads"),
+        ({"verifier__name": "math"}, "must be scored by verifier.name=countdown, got 'math'"),
+        ({"data__countdown__train_numbers": [3, 6]}, "must list sizes from 3 to 5, got [3, 6]"),
+        ({"data__task": "file", "verifier__name": "math"}, "data.path must be set when data.task=file"),
+        ({"data__task": "file", "data__path": "x"}, "set model.path, or model.scratch.tokenizer=bytes"),
+        ({"schedule__warmup_demos": 10, "model__path": "m"}, "schedule.warmup_demos is for models made from scratch"),
+    ],
+)
+def test_a_broken_rule_is_named_with_values_and_way_out(changes: dict[str, Any], part: str) -> None:
+    assert any(part in sentence for sentence in rules(**changes)), rules(**changes)
+
+
+def test_a_minibatch_smaller_than_the_ranks_is_refused() -> None:
+    (sentence,) = rules(rollout__groups_per_step=2, rollout__group_size=4, trainer__rl__minibatches=2, trainer__ranks=8)
+    assert sentence.startswith("a minibatch must hold a sequence for every rank, got 4 sequences and trainer.ranks=8")
+
+
+def test_every_broken_rule_is_listed() -> None:
+    assert len(rules(trainer__rl__minibatches=3, eval__ks=[64], verifier__name="math")) == 3
+
+
+def test_few_slots_are_slow_and_not_refused() -> None:
+    assert rules(rollout__max_concurrent=1, rollout__max_staleness=0) == []
+    (hint,) = hints(rollout__max_concurrent=5)
+    assert hint.startswith("5 groups in flight (max_concurrent × workers) are fewer than groups_per_step=16")
+    assert hint.endswith("4 waves")
+
+
+def test_slots_beyond_the_staleness_bound_are_pointed_out() -> None:
+    assert "admits 16 at once" in hints(rollout__max_staleness=0)[0]
+    assert "256 engine slots" in hints(rollout__group_size=16)[0]
+    assert "reaches beyond a phase of 1 steps" in hints(schedule__rl_steps=1)[0]
