@@ -40,7 +40,7 @@ def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
     """Facts of a model directory, and a sentence per thing that keeps it from being used."""
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        return None, [f"model.path: {path} {what}; name a directory with config.json, weights and tokenizer"]
+        return None, [f"{path}: {what}; name a model directory with config.json, weights and tokenizer"]
     config, problems = _config(path)
     shapes, more = _weights(path)
     problems += more

@@ -59,7 +59,7 @@ def refused(model: Path) -> str:
 
 
 def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'no'} does not exist" in refused(tmp_path / "no")
+    assert f"{tmp_path / 'no'}: does not exist" in refused(tmp_path / "no")
 
 
 def test_every_missing_file_is_named(tmp_path: Path) -> None:
