@@ -12,20 +12,17 @@ import bisect
 import contextlib
 import ctypes
 import itertools
-import math
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from safetensors import safe_open
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -42,10 +39,12 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from rollout import shared_memory
 from rollout.config import EngineConfig
 from rollout.engine import EngineDead
-from rollout.records import FloatArray, GenerationRequest, IntArray, Segment
-from rollout.weights import WeightSlot
+from rollout.records import FinishReason, FloatArray, GenerationRequest, IntArray, Segment
+from rollout.weight_check import check_slot, checkpoint_tensors
+from rollout.weights import TensorSpec, WeightSlot
 
 STREAM_INTERVAL = 32
 """Tokens per piece of a streamed answer; the first token comes alone, at once."""
@@ -73,7 +72,7 @@ class VllmEngine:
     """
 
     def __init__(self, model_dir: str, config: EngineConfig, context_length: int, seed: int) -> None:
-        self._expected = _checkpoint_tensors(Path(model_dir), config.dtype)
+        self._expected = checkpoint_tensors(Path(model_dir), config.dtype)
         self._context_length = context_length
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
@@ -86,7 +85,8 @@ class VllmEngine:
         self._llm = AsyncLLM.from_engine_args(_engine_args(model_dir, config, context_length, seed))
         manager = self._llm.engine_core.resources.engine_manager
         self._roots = [psutil.Process(process.pid) for process in manager.processes]
-        self._shared_names = set().union(*map(_shared_names, self._processes())) - _shared_names(psutil.Process())
+        mapped = [shared_memory.names_mapped_by(pid) for pid in self.pids()]
+        self._shared_names = set[str]().union(*mapped) - shared_memory.names_mapped_by(os.getpid())
 
     @property
     def version(self) -> int:
@@ -112,20 +112,18 @@ class VllmEngine:
         try:
             with self._builtin_errors():
                 while True:
-                    started_over = False
                     async with contextlib.aclosing(self._attempt(request)) as pieces:
                         async for piece in pieces:
                             if piece is None:
-                                started_over = True
-                            else:
-                                yield piece
-                    if not started_over:
-                        return
+                                break
+                            yield piece
+                        else:
+                            return
         finally:
             self._live.discard(request.id)
             self._aborted.discard(request.id)
 
-    async def _attempt(self, request: GenerationRequest) -> AsyncIterator[Segment | None]:
+    async def _attempt(self, request: GenerationRequest) -> AsyncGenerator[Segment | None, None]:
         """One submission. Yields None, and ends, when the weights changed between submission and first token.
 
         The salt keeps KV blocks of different weights apart, but it is fixed at submission: a request that was queued
@@ -155,9 +153,8 @@ class VllmEngine:
                     yield None
                     return
                 tokens = list(answer.token_ids)
-                logprobs = [
-                    choices[token].logprob for token, choices in zip(tokens, answer.logprobs or (), strict=True)
-                ]
+                pairs = zip(tokens, answer.logprobs or (), strict=True)
+                logprobs = [choices[token].logprob for token, choices in pairs]
                 versions = _versions(starts, done, done + len(tokens))
                 done += len(tokens)
                 yield _segment(tokens, logprobs, versions, answer.finish_reason)
@@ -187,7 +184,7 @@ class VllmEngine:
             EngineDead: The load failed half way or took longer than `LOAD_TIMEOUT_S`. The engine process is killed, so
                 that no token ever comes from half-loaded weights.
         """
-        self._check(slot)
+        check_slot(slot, self._expected)
         # A caller that is cancelled while it waits must not leave the engine between two versions.
         await asyncio.shield(self._load(slot))
 
@@ -207,24 +204,9 @@ class VllmEngine:
                         self._loads, self._version, self._label = self._loads + 1, slot.version, label
                         await self._llm.resume_generation()
                 except Exception as error:
-                    self._kill(f"loading version {slot.version} failed half way: {type(error).__name__}: {error}")
+                    self._dead = f"loading version {slot.version} failed half way: {type(error).__name__}: {error}"
+                    _kill(self._processes())
                     raise EngineDead(self._dead) from None
-
-    def _check(self, slot: WeightSlot) -> None:
-        """Refuse a slot that would break the engine: vLLM dies of a wrong name or shape."""
-        got = {spec.name: (spec.dtype, spec.shape) for spec in slot.layout.tensors}
-        for name in sorted(self._expected.keys() | got.keys()):
-            if got.get(name) != self._expected.get(name):
-                raise ValueError(
-                    f"weights for version {slot.version} must be the engine's own tensors: {name} was "
-                    f"{_describe(got.get(name))}, expected {_describe(self._expected.get(name))}; "
-                    "stage exactly what the checkpoint of model_dir holds, in the dtype of rollout.engine.dtype"
-                )
-        if not os.path.exists(slot.path) or os.stat(slot.path).st_size < slot.layout.nbytes:
-            raise ValueError(
-                f"the file of version {slot.version} must exist and hold {slot.layout.nbytes} bytes, got {slot.path}; "
-                "keep it open until every engine has loaded it"
-            )
 
     async def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """[L-1] log-probs of tokens 1… of each sequence at temperature 1, by a forward pass that reads no cache.
@@ -272,22 +254,17 @@ class VllmEngine:
         self._llm.engine_core.resources.ctx.destroy(linger=0)  # the sockets' I/O threads, which shutdown forgets
         del self._llm  # its destructor shuts down again, which fails once the interpreter is on its way out
         _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=CLOSE_TIMEOUT_S)
-        for process in alive:
-            process.kill()
+        _kill(alive)
         for name in self._shared_names:
-            _unlink_shared(name)
+            shared_memory.unlink(name)
 
     def _processes(self) -> list[psutil.Process]:
         found = []
         for root in self._roots:
             with contextlib.suppress(psutil.NoSuchProcess):
-                found += [root, *root.children(recursive=True)]
-        return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-    def _kill(self, reason: str) -> None:
-        self._dead = reason
-        for process in self._processes():
-            process.kill()
+                if root.status() != psutil.STATUS_ZOMBIE:
+                    found += [root, *root.children(recursive=True)]
+        return found
 
     @contextlib.contextmanager
     def _builtin_errors(self) -> Iterator[None]:
@@ -330,40 +307,15 @@ def _engine_args(model_dir: str, config: EngineConfig, context_length: int, seed
     )
 
 
-def _checkpoint_tensors(model_dir: Path, dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """(dtype, shape) per tensor of a checkpoint, from the files' headers: what the engine takes weights for."""
-    tensors = {}
-    for path in sorted(model_dir.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as file:
-            tensors |= {name: (dtype, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
-    if not tensors:
-        raise ValueError(f"a model folder holds *.safetensors, got none in {model_dir}; export the model there first")
-    return tensors
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-def _shared_names(process: psutil.Process) -> set[str]:
-    """Names in /dev/shm that a process maps: its multiprocessing's semaphores (`sem.*`) and segments (`psm_*`).
-
-    By inode: a semaphore is mapped before it gets its name, and goes by another one in the process's maps.
-    """
-    fields = (line.split() for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines())
-    inodes = {int(field[4]) for field in fields if len(field) > 5 and field[5].startswith("/dev/shm/")}
-    return {entry.name for entry in os.scandir("/dev/shm") if entry.inode() in inodes}
-
-
-def _unlink_shared(name: str) -> None:
-    """Remove what a killed engine process left; one that ended in good order removed it itself."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"/dev/shm/{name}")
-        kind = "semaphore" if name.startswith("sem.") else "shared_memory"
-        resource_tracker.unregister("/" + name.removeprefix("sem."), kind)
-
-
-def _describe(tensor: tuple[str, tuple[int, ...]] | None) -> str:
-    return "absent" if tensor is None else f"{tensor[0]}{list(tensor[1])}"
-
-
-def _segment(tokens: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], reason: str | None) -> Segment:
+def _segment(
+    tokens: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], reason: FinishReason | None
+) -> Segment:
     return Segment(np.array(tokens, np.int32), np.array(logprobs, np.float32), np.array(versions, np.int32), reason)
 
 
@@ -414,13 +366,14 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Load views of the file; the model fuses and packs them as it does at start-up."""
         self._file = torch.from_file(update_info.path, shared=True, size=update_info.nbytes, dtype=torch.uint8)
-        self.model.load_weights((spec["name"], _view(self._file, spec)) for spec in update_info.tensors)
+        specs = [TensorSpec(**fields) for fields in update_info.tensors]
+        self.model.load_weights((spec.name, _view(self._file, spec)) for spec in specs)
 
     def finish_weight_update(self) -> None:
         """Finish the layers, and let go of the file."""
         finalize_layerwise_reload(self.model, self.model_config)
         head = getattr(self.model, "lm_head", None)
-        if hasattr(head, "cpu_linear"):
+        if head is not None and hasattr(head, "cpu_linear"):
             # On CPU the head computes with a packed copy, which the reload of a tied embedding does not renew.
             head.quant_method.process_weights_after_loading(head)
         self._file = None
@@ -430,10 +383,8 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
         self._file = None
 
 
-def _view(file: torch.Tensor, spec: dict[str, Any]) -> torch.Tensor:
-    dtype = getattr(torch, spec["dtype"])
-    nbytes = math.prod(spec["shape"]) * dtype.itemsize
-    return file[spec["offset"] : spec["offset"] + nbytes].view(dtype).view(tuple(spec["shape"]))
+def _view(file: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    return file[spec.offset : spec.offset + spec.nbytes].view(getattr(torch, spec.dtype)).view(tuple(spec.shape))
 
 
 def _die_with_parent() -> None:

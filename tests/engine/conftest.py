@@ -18,7 +18,7 @@ from rollout.memory_file import MemoryFile
 from rollout.weights import WeightLayout, WeightSlot
 
 CONTEXT_LENGTH = 256
-ENGINE_CONFIG = EngineConfig(kv_cache_mb=32, max_num_seqs=8)
+ENGINE_CONFIG = EngineConfig(kv_cache_mb=32, max_num_seqs=12)
 
 
 def perturb(model: Any, seed: int, scale: float = 0.1) -> None:

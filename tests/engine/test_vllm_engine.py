@@ -194,7 +194,7 @@ def test_a_request_in_flight_carries_both_versions_in_order(engine, reference, r
 def test_a_request_queued_across_a_load_starts_on_the_new_weights(engine, reference, run):
     async def scenario():
         await answer(engine, request(LONG_PROMPT, tokens=1))  # its blocks are cached under the old weights
-        crowd = [request(tokens=210, temperature=0.0) for _ in range(8)]  # all the engine decodes together
+        crowd = [request(tokens=210, temperature=0.0) for _ in range(12)]  # all the engine decodes together
         running = [asyncio.create_task(answer(engine, asked)) for asked in crowd]
         await asyncio.sleep(0.1)
         queued = asyncio.create_task(answer(engine, request(LONG_PROMPT, seed=4)))

@@ -1,0 +1,50 @@
+"""Refuses staged weights that are not exactly what an engine holds, before the engine is touched.
+
+Only names, dtypes, shapes and the file's size: whether the *values* arrived is for attestation to show.
+"""
+
+import os
+from pathlib import Path
+
+from safetensors import safe_open
+
+from rollout.weights import WeightSlot
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""(dtype, shape) by name."""
+
+
+def checkpoint_tensors(model_dir: Path, dtype: str) -> Tensors:
+    """What an engine that loads this checkpoint in `dtype` takes weights for, from the files' headers.
+
+    Raises:
+        ValueError: There is no checkpoint in the folder.
+    """
+    tensors: Tensors = {}
+    for path in sorted(model_dir.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            tensors |= {name: (dtype, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+    if not tensors:
+        raise ValueError(f"a model folder holds *.safetensors, got none in {model_dir}; export the model there first")
+    return tensors
+
+
+def check_slot(slot: WeightSlot, expected: Tensors) -> None:
+    """Raise `ValueError`, naming tensor, got and expected, unless the slot holds exactly `expected`."""
+    got = {spec.name: (spec.dtype, spec.shape) for spec in slot.layout.tensors}
+    for name in sorted(expected.keys() | got.keys()):
+        if got.get(name) != expected.get(name):
+            raise ValueError(
+                f"weights for version {slot.version} must be the engine's own tensors: {name} was "
+                f"{_describe(got.get(name))}, expected {_describe(expected.get(name))}; "
+                "stage exactly what the checkpoint of model_dir holds, in the dtype of rollout.engine.dtype"
+            )
+    if not os.path.exists(slot.path) or os.stat(slot.path).st_size < slot.layout.nbytes:
+        raise ValueError(
+            f"the file of version {slot.version} must exist and hold {slot.layout.nbytes} bytes, got {slot.path}; "
+            "keep it open until every engine has loaded it"
+        )
+
+
+def _describe(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return "absent" if tensor is None else f"{tensor[0]}{list(tensor[1])}"
