@@ -223,3 +223,21 @@ class BatchInfo:
     num_loss_tokens: int
     metrics: dict[str, float] = field(default_factory=dict)
     """reward, correct_frac, truncated_frac, response_len, staleness_mean, staleness_max…"""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalCounts:
+    """What became of one held-out problem's answers; all that evaluation needs to know of them."""
+
+    prompt_id: str
+    tag: str
+    """Group under which the problem is reported, e.g. `4 numbers`; empty for none."""
+    attempts: int
+    """Answers generated."""
+    correct: int
+    failed: int
+    """Answers without a verdict (timeout, error): neither correct nor wrong."""
+    truncated: int
+    """Answers that ran into the length limit."""
+    tokens: int
+    """Sampled tokens of all attempts together."""
