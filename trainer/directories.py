@@ -1,4 +1,4 @@
-"""Directories that are whole or absent: written beside their place, made durable, then renamed. Nothing about contents."""
+"""Directories that are whole or absent: written beside their place, made durable, then renamed."""
 
 import os
 import shutil

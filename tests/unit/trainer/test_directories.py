@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from trainer.directories import atomic_directory
+
+
+def write_half(path: Path) -> None:
+    with atomic_directory(path) as draft:
+        (draft / "file").write_text("new")
+        raise RuntimeError("half way")
+
+
+def test_a_failed_writer_leaves_the_old_directory_and_no_draft(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "out") as draft:
+        (draft / "file").write_text("old")
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half(tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "file").read_text() == "old"
+
+
+def test_a_new_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with atomic_directory(tmp_path / "out") as draft:
+            (draft / name).touch()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b"]

@@ -1,0 +1,275 @@
+"""The learner on one rank in this process and on two gloo ranks in processes of their own, started once."""
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rollout.records import TrainingBatch
+from trainer.checkpoints import export_model
+from trainer.config import OptimConfig, RLConfig, TrainerConfig
+from trainer.learner import LearnerRank
+from trainer.rendezvous import free_port, join_ranks
+
+BatchMaker = Callable[..., TrainingBatch]
+OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1)
+CONFIG = TrainerConfig(compute_dtype="float32", micro_batch_tokens=4096)
+LENGTHS = [12, 30, 7, 18, 25, 9, 14, 31]
+SEQUENCES = [np.array([5, 6, 7], np.int32), np.array([9], np.int32), np.arange(2, 20, dtype=np.int32)]
+
+
+def trainer_with(**changes: Any) -> TrainerConfig:
+    return CONFIG.model_copy(update=changes)
+
+
+@pytest.fixture
+def one_rank(model_dir: Path) -> Iterator[Callable[..., LearnerRank]]:
+    """Makes a one-rank learner in this process; a second call closes the first."""
+    made: list[LearnerRank] = []
+
+    def make(config: TrainerConfig = CONFIG) -> LearnerRank:
+        for learner in made:
+            learner.close()
+        made.append(LearnerRank(0, 1, model_dir, config))
+        made[-1].connect("127.0.0.1", free_port(), 30)
+        made[-1].begin_phase(None, OPTIM, 10)
+        return made[-1]
+
+    yield make
+    for learner in made:
+        learner.close()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(
+    model_dir: Path, make_batch: BatchMaker, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    """What two ranks left in a folder, and what each reported. Tiny micro-batches, so some ranks run empty ones."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    job = {
+        "model_dir": model_dir,
+        "config": trainer_with(micro_batch_tokens=32),
+        "optim": OPTIM,
+        "batch": make_batch(LENGTHS),
+        "sequences": SEQUENCES,
+    }
+    (folder / "job.pickle").write_bytes(pickle.dumps(job))
+    (folder / "slot").write_bytes(bytes(1 << 20))
+    script, port = str(Path(__file__).with_name("two_ranks.py")), str(free_port())
+    processes = [subprocess.Popen([sys.executable, script, str(rank), port, str(folder)]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    return folder, [pickle.loads((folder / f"rank-{rank}.pickle").read_bytes()) for rank in range(2)]
+
+
+def gradients_after(learner: LearnerRank) -> dict[str, torch.Tensor]:
+    """The first moments after one update: the clipped gradient times (1 - beta1)."""
+    return {name: moments["exp_avg"].clone() for name, moments in learner.optimizer.moments().items()}
+
+
+def assert_same_update(got: LearnerRank, wanted: LearnerRank) -> None:
+    expected = gradients_after(wanted)
+    for name, moment in gradients_after(got).items():
+        torch.testing.assert_close(moment, expected[name], atol=1e-7, rtol=1e-4)
+
+
+def test_one_and_two_ranks_agree_on_hash_probe_metrics_and_gradient(
+    two_ranks: tuple[Path, list[dict[str, Any]]], one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    folder, reports = two_ranks
+    learner = one_rank()
+    first_hash, probe = learner.weights_hash(), learner.probe(SEQUENCES)
+    metrics = learner.step(make_batch(LENGTHS), "rl")
+    moments = gradients_after(learner)
+    for report in reports:
+        assert report["first_hash"] == first_hash
+        for got, wanted in zip(report["probe"], probe, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-6)
+        for name in metrics.keys() - {"seconds", "tokens_per_s"}:
+            assert report["metrics"][name] == pytest.approx(metrics[name], rel=1e-5, abs=1e-6), name
+    # a checkpoint of two ranks, optimizer included, on one
+    assert learner.resume(str(folder / "checkpoint"), OPTIM, 10) == reports[0]["hash"]
+    assert (learner.optimizer.steps_done, learner.optimizer.updates) == (1, 1)
+    for name, moment in gradients_after(learner).items():
+        torch.testing.assert_close(moment, moments[name], atol=1e-7, rtol=1e-4)
+
+
+def test_two_ranks_refuse_non_finite_numbers_together_and_keep_their_weights(
+    two_ranks: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    for report in two_ranks[1]:
+        assert "weights were not changed" in report["refusal"]
+        assert report["hash_after_refusal"] == report["hash"] != report["first_hash"]
+
+
+def test_what_two_ranks_stage_and_export_are_the_weights_they_saved(
+    two_ranks: tuple[Path, list[dict[str, Any]]], one_rank: Callable[..., LearnerRank]
+) -> None:
+    folder, reports = two_ranks
+    learner = one_rank()
+    learner.begin_phase(str(folder / "checkpoint"), OPTIM, 10)
+    layout = learner.layout()
+    assert layout == reports[0]["layout"] == reports[1]["layout"]
+    staged = (folder / "slot").read_bytes()
+    exported = AutoModelForCausalLM.from_pretrained(folder / "export").state_dict()
+    assert exported.keys() == {spec.name for spec in layout.tensors} | {"lm_head.weight"}
+    for spec in layout.tensors:
+        weights = learner.policy.parameters[spec.name].full_tensor().detach()
+        in_file = np.frombuffer(staged, np.float32, weights.numel(), spec.offset).reshape(spec.shape)
+        np.testing.assert_array_equal(in_file, weights.numpy())
+        assert torch.equal(exported[spec.name], weights)
+    assert AutoTokenizer.from_pretrained(folder / "export").decode([2, 12]) == "0,"
+
+
+def test_the_micro_batch_split_changes_neither_loss_nor_gradient(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    batch = make_batch(LENGTHS)
+    whole = one_rank()
+    metrics = whole.step(batch, "rl")
+    moments = gradients_after(whole)
+    split = one_rank(trainer_with(micro_batch_tokens=40))
+    split_metrics = split.step(batch, "rl")
+    assert split_metrics["loss"] == pytest.approx(metrics["loss"], abs=1e-6)
+    assert split_metrics["grad_norm"] == pytest.approx(metrics["grad_norm"], rel=1e-5)
+    for name, moment in gradients_after(split).items():
+        torch.testing.assert_close(moment, moments[name], atol=1e-7, rtol=1e-4)
+
+
+def test_the_loss_is_the_mean_over_tokens_and_not_over_sequences(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    batch = make_batch([4, 6], group_size=1)  # 1 and 3 loss tokens
+    learner = one_rank()
+    parts = [batch.token_ids[:4], batch.token_ids[4:]]
+    nll = np.concatenate([-logprobs[2:] for logprobs in learner.probe(parts)])
+    assert learner.step(batch, "sft")["loss"] == pytest.approx(float(nll.mean()), rel=1e-5)
+
+
+def test_on_policy_metrics_show_no_mismatch(one_rank: Callable[..., LearnerRank], make_batch: BatchMaker) -> None:
+    batch = make_batch(LENGTHS)
+    learner = one_rank()
+    sequences = np.split(batch.token_ids, batch.starts[1:])
+    logprobs = np.concatenate([np.append(0, x) for x in learner.probe(sequences)]) * batch.loss_mask
+    metrics = learner.step(dataclasses.replace(batch, behaviour_logprobs=logprobs.astype(np.float32)), "rl")
+    assert metrics["mismatch_max"] < 1e-5
+    assert metrics["mismatch_kl"] < 1e-9
+    assert metrics["tis_weight_mean"] == pytest.approx(1, abs=1e-5)
+    assert metrics["clip_frac"] == metrics["tis_capped_frac"] == 0
+    assert metrics["tokens"] == batch.num_loss_tokens
+    assert 0 < metrics["entropy"] <= np.log(21)
+
+
+def test_several_minibatches_update_several_times_at_one_rate_and_clip_against_the_start(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    learner = one_rank(trainer_with(rl=RLConfig(minibatches=2)))
+    metrics = learner.step(make_batch(LENGTHS), "rl")
+    assert (learner.optimizer.updates, learner.optimizer.steps_done) == (2, 1)
+    assert metrics["lr"] == pytest.approx(OPTIM.lr)
+    assert metrics["clip_frac"] > 0  # the second update's ratios left 1, so its proximal policy is not its own
+
+
+def test_supervised_steps_lower_the_loss(one_rank: Callable[..., LearnerRank], make_batch: BatchMaker) -> None:
+    learner, batch = one_rank(), make_batch(LENGTHS)
+    losses = [learner.step(batch, "sft")["loss"] for _ in range(8)]
+    assert losses[0] == pytest.approx(np.log(21), abs=0.05)
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_probe_sees_the_weights_of_the_last_step(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker, tmp_path: Path
+) -> None:
+    learner = one_rank()
+    learner.probe(SEQUENCES)
+    learner.step(make_batch(LENGTHS), "sft")
+    learner.export(str(tmp_path / "export"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    ids = torch.tensor(SEQUENCES[2], dtype=torch.int64)[None]
+    wanted = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+    np.testing.assert_allclose(learner.probe(SEQUENCES)[2], wanted.detach().numpy(), atol=1e-5)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker, tmp_path: Path
+) -> None:
+    batches = [make_batch(LENGTHS, seed=seed) for seed in range(4)]
+    schedule = OptimConfig(lr=1e-3, warmup_steps=2, decay="cosine")
+    learner = one_rank()
+    learner.begin_phase(None, schedule, 4)
+    for batch in batches[:2]:
+        learner.step(batch, "rl")
+    learner.save(str(tmp_path / "middle"), optimizer=True)
+    straight = [learner.step(batch, "rl")["lr"] for batch in batches[2:]]
+    end = learner.weights_hash()
+    other = one_rank()
+    other.resume(str(tmp_path / "middle"), schedule, 4)
+    assert [other.step(batch, "rl")["lr"] for batch in batches[2:]] == straight
+    assert other.weights_hash() == end
+
+
+def test_a_phase_starts_from_named_weights_with_a_fresh_optimizer(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker, tmp_path: Path
+) -> None:
+    learner = one_rank()
+    learner.save(str(tmp_path / "theta-0"), optimizer=False)
+    start = learner.weights_hash()
+    learner.step(make_batch(LENGTHS), "rl")
+    assert learner.weights_hash() != start
+    assert learner.begin_phase(str(tmp_path / "theta-0"), OPTIM, 10) == start
+    assert (learner.optimizer.steps_done, learner.optimizer.updates) == (0, 0)
+    assert all((m["exp_avg"] == 0).all() for m in learner.optimizer.moments().values())
+
+
+def test_a_missing_checkpoint_and_a_batch_without_loss_are_refused(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker, tmp_path: Path
+) -> None:
+    learner, batch = one_rank(), make_batch(LENGTHS)
+    with pytest.raises(FileNotFoundError, match="no learner checkpoint at"):
+        learner.begin_phase(str(tmp_path), OPTIM, 10)
+    with pytest.raises(ValueError, match="must have loss tokens, got none in 8 sequences"):
+        learner.step(dataclasses.replace(batch, loss_mask=np.zeros_like(batch.loss_mask)), "rl")
+
+
+def test_a_foreign_layout_is_refused_before_anything_is_written(
+    one_rank: Callable[..., LearnerRank], tmp_path: Path
+) -> None:
+    learner = one_rank()
+    layout = learner.layout()
+    foreign = dataclasses.replace(layout, tensors=layout.tensors[1:])
+    (tmp_path / "slot").write_bytes(bytes(layout.nbytes))
+    with pytest.raises(ValueError, match=r"got 1 that differ, first model\.embed_tokens\.weight: layout None"):
+        learner.stage(str(tmp_path / "slot"), foreign)
+    assert not any((tmp_path / "slot").read_bytes())
+    (tmp_path / "slot").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"must hold {layout.nbytes} bytes, got 0"):
+        learner.stage(str(tmp_path / "slot"), layout)
+
+
+def test_bfloat16_weights_are_staged_and_exported_rounded_in_several_files(
+    one_rank: Callable[..., LearnerRank], model_dir: Path, tmp_path: Path
+) -> None:
+    one_rank()
+    learner = one_rank()
+    export_model(tmp_path / "out", learner.policy.parameters, model_dir, torch.bfloat16, file_bytes=20_000)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16).state_dict()
+    for name, parameter in learner.policy.parameters.items():
+        assert torch.equal(exported[name], parameter.full_tensor().bfloat16())
+
+
+def test_a_rank_that_waits_alone_names_the_rendezvous() -> None:
+    port = free_port()
+    with pytest.raises(TimeoutError, match=f"learner rank 0 waited 1 s for 2 ranks at 127.0.0.1:{port}"):
+        join_ranks(0, 2, "127.0.0.1", port, 1, torch.device("cpu"))

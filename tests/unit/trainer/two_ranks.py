@@ -1,0 +1,49 @@
+"""One rank of a two-rank learner, run as a process by test_learner.py: trains, stages, saves, exports, reports.
+
+Usage: python two_ranks.py RANK PORT FOLDER, with `job.pickle` in FOLDER; writes `rank-RANK.pickle` there.
+"""
+
+import ctypes
+import dataclasses
+import pickle
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.learner import LearnerRank
+
+
+def main(rank: int, port: int, folder: Path) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the test
+    torch.set_num_threads(1)
+    job: dict[str, Any] = pickle.loads((folder / "job.pickle").read_bytes())
+    learner = LearnerRank(rank, 2, job["model_dir"], job["config"])
+    learner.connect("127.0.0.1", port, 60)
+    report: dict[str, Any] = {"first_hash": learner.begin_phase(None, job["optim"], 10)}
+    report["probe"] = learner.probe(job["sequences"])
+    report["metrics"] = learner.step(job["batch"], "rl")
+    report["hash"] = learner.weights_hash()
+    behaviour = job["batch"].behaviour_logprobs.copy()
+    behaviour[np.flatnonzero(job["batch"].loss_mask)[0]] = np.nan  # one token: only one rank computes with it
+    poisoned = dataclasses.replace(job["batch"], behaviour_logprobs=behaviour)
+    try:
+        learner.step(poisoned, "rl")
+    except FloatingPointError as error:
+        report["refusal"] = str(error)
+    report["hash_after_refusal"] = learner.weights_hash()
+    learner.save(str(folder / "checkpoint"), optimizer=True)
+    layout = learner.layout()
+    learner.stage(str(folder / "slot"), layout)
+    learner.export(str(folder / "export"))
+    report["layout"] = layout
+    (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps(report))
+    learner.close()
+    learner.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
