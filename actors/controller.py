@@ -162,7 +162,10 @@ class Controller:
                 f"learner holds {digest[:12]}; the checkpoint was changed after it was committed"
             )
         logger.info("%s of iteration %d starts from %s (%s)", phase.kind, phase.iteration, phase.init_from, digest[:12])
-        self._manifest = replace(self._manifest, phase=phase, step=0, steps=steps, dataset=dataset)
+        started_from = {**self._manifest.started_from, phase.produces: digest}
+        self._manifest = replace(
+            self._manifest, phase=phase, step=0, steps=steps, dataset=dataset, started_from=started_from
+        )
         if phase.kind == "rl":
             if digest != self._in_engines:
                 await self._publish(self._manifest.version + 1, digest)

@@ -37,6 +37,8 @@ class Manifest:
     """Policy version number of the weights at `step`."""
     weights: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of their tensors."""
+    started_from: dict[str, str] = field(default_factory=dict)
+    """Named weights → sha256 of the weights that the phase which made them began with, as the learner held them."""
     evals: tuple[EvalRow, ...] = ()
 
     def save(self, path: Path) -> None:

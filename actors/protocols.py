@@ -4,15 +4,19 @@ A `Batch` stays opaque to the controller: on Ray it is a reference that goes fro
 never pass through the controller.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from __future__ import annotations
 
-from actors.records import BufferStatus
-from rollout.experts import ExpertReport
-from rollout.records import BatchInfo, EvalCounts, FloatArray, GroupKey, IntArray, Lease, RolloutGroup
-from rollout.weights import WeightLayout, WeightSlot
-from trainer.config import OptimConfig
-from verifiers.records import ScoreRequest, Verdict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from actors.records import BufferStatus
+    from rollout.experts import ExpertReport
+    from rollout.records import BatchInfo, EvalCounts, FloatArray, GroupKey, IntArray, Lease, RolloutGroup
+    from rollout.weights import WeightLayout, WeightSlot
+    from trainer.config import OptimConfig
+    from verifiers.records import ScoreRequest, Verdict
 
 Batch: TypeAlias = Any
 Objective = Literal["rl", "sft"]

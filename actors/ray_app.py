@@ -96,6 +96,9 @@ class _Hosted:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
+    def close(self) -> None:
+        """Nothing to let go of, for classes that have no `close` of their own."""
+
     def process_id(self) -> int:
         """For doctor, tests and clean-up."""
         return os.getpid()

@@ -16,7 +16,7 @@ def prepare_local_cluster() -> None:
         RuntimeError: When ray is imported already, which would ignore the setting.
     """
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
-        raise RuntimeError("prepare_local_cluster() must run before ray is imported; call it first thing in the launcher")
+        raise RuntimeError("prepare_local_cluster() must run before ray is imported; call it first")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

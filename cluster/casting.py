@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.materials import Materials
+from cluster.settings import Refused
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -22,9 +23,11 @@ class Casting:
         engines = config.actors.rollout_workers * config.rollout.engine.tensor_parallel
         self.on_gpu = gpus >= engines + config.trainer.ranks
         if gpus and not self.on_gpu:
-            raise ValueError(
-                f"{engines} engine and {config.trainer.ranks} learner GPUs are asked for, the cluster has {gpus}; lower "
-                "actors.rollout_workers, rollout.engine.tensor_parallel or trainer.ranks"
+            raise Refused(
+                [
+                    f"{engines} engine and {config.trainer.ranks} learner GPUs are asked for, the cluster has {gpus}; "
+                    "lower actors.rollout_workers, rollout.engine.tensor_parallel or trainer.ranks"
+                ]
             )
 
     def verifiers(self) -> "Peer":

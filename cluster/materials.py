@@ -114,7 +114,7 @@ def base_cache(config: "RunConfig") -> Path:
         config.cluster.seed,
     ]
     digest = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12]
-    return (config.cluster.runs_dir / "cache" / f"base-{digest}").resolve()
+    return (config.cluster.runs_dir / ".cache" / f"base-{digest}").resolve()
 
 
 def _files(data: DataConfig) -> tuple[list[RawProblem], list[RawProblem]]:

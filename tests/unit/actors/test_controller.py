@@ -148,10 +148,15 @@ def test_rft_starts_from_the_policy_that_rl_started_from_and_not_from_where_rl_e
     assert status.state == "finished"
     begins = [line for line in learner.log if line.startswith("begin")]
     assert begins == ["begin base", "begin base", "begin base", "begin basess", "begin basess"]
-    weights = Manifest.load(tmp_path / "manifest.json").weights
-    assert weights == {
-        "theta-0": "base", "rl-0": "base+++", "theta-1": "basess", "rl-1": "basess+++", "theta-2": "basessss",
-    }  # fmt: skip
+    manifest = Manifest.load(tmp_path / "manifest.json")
+    assert manifest.weights == {
+        "theta-0": "base",
+        "rl-0": "base+++",
+        "theta-1": "basess",
+        "rl-1": "basess+++",
+        "theta-2": "basessss",
+    }
+    assert manifest.started_from == {"rl-0": "base", "theta-1": "base", "rl-1": "basess", "theta-2": "basess"}
 
 
 def test_version_numbers_only_grow_although_weights_jump_back(tmp_path):
@@ -177,7 +182,7 @@ def test_every_named_policy_is_evaluated_once_in_order(tmp_path):
 
 
 def test_a_warm_up_makes_theta_0_before_anything_else(tmp_path):
-    controller, learner, _, buffer = make(tmp_path, iterations=1, warmup=True)
+    controller, _, _, buffer = make(tmp_path, iterations=1, warmup=True)
     status = asyncio.run(controller.run())
     assert buffer.began[0] == ("warmup.parquet", 0)
     assert [row.weights for row in status.evals] == ["theta-0", "rl-0", "theta-1"]
