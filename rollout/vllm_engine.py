@@ -10,11 +10,8 @@ Set `rollout.engine_env.ENGINE_ENV` in the process before importing this.
 import asyncio
 import bisect
 import contextlib
-import ctypes
 import itertools
-import multiprocessing
 import os
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +39,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from rollout import shared_memory
 from rollout.config import EngineConfig
 from rollout.engine import EngineDead
+from rollout.leash import Leash
 from rollout.records import FinishReason, FloatArray, GenerationRequest, IntArray, Segment
 from rollout.weight_check import check_slot, checkpoint_tensors
 from rollout.weights import TensorSpec, WeightSlot
@@ -53,7 +51,6 @@ CLOSE_TIMEOUT_S = 20.0
 
 _INITIAL_LABEL = "default"  # vLLM's label for the weights it started with, our version 0
 _PROBE_IDS = itertools.count()
-_PR_SET_PDEATHSIG = 1
 
 
 class VllmEngine:
@@ -302,6 +299,8 @@ def _engine_args(model_dir: str, config: EngineConfig, context_length: int, seed
         logprobs_mode="processed_logprobs",
         disable_log_stats=True,
         use_tqdm_on_load=False,
+        # vLLM notices a dead owner only once the engine is up: one killed before would leave a process for minutes.
+        additional_config=Leash(),
         weight_transfer_config={"backend": SharedMemoryTransfer.BACKEND},
         worker_extension_cls=f"{__name__}.{WorkerExtension.__name__}",
     )
@@ -354,7 +353,6 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._file: torch.Tensor | None = None
-        _die_with_parent()
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
         """Nothing to do."""
@@ -385,16 +383,6 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
 
 def _view(file: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     return file[spec.offset : spec.offset + spec.nbytes].view(getattr(torch, spec.dtype)).view(tuple(spec.shape))
-
-
-def _die_with_parent() -> None:
-    """SIGKILL this process when its parent dies, however it dies."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not parent.is_alive():  # it died before the call above
-        os._exit(1)
 
 
 class WorkerExtension:
