@@ -37,6 +37,10 @@ class BufferStatus:
     """Groups finished in this phase, all fates."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Groups not trained in this phase, by reason (`zero_variance`, `failed`, `stale`, …)."""
+    expired: int = 0
+    """Leases that were not renewed in time since the buffer came up."""
+    refused: int = 0
+    """Deliveries that came late or twice since the buffer came up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,391 @@
+"""The rollout buffer: hands out leases, takes finished groups, gives batches, keeps the journal.
+
+    consumes    requests for work, finished groups, *trained at v*, new versions
+    produces    leases, training batches, evaluation counts, expert sets
+    waits for   workers (in `next_batch`, `eval_result`) and for the disk; never for the learner
+    unblocked   by any change of its state
+
+It neither generates nor scores. Every change of state happens in one piece between two awaits, and is posted to the
+journal in the same piece; calls return when it is durable. So a cancelled call leaves nothing half done, and what
+another caller sees early is ordered before everything it leads to.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from actors.records import BufferStatus
+from rollout.admission import Admission
+from rollout.buffer_state import EvalPhase, RLPhase, SFTPhase
+from rollout.config import RolloutConfig
+from rollout.curation import GroupCurator, drop_zero_variance, keep_all
+from rollout.datasets import SupervisedDataset, num_steps
+from rollout.events import Dropped, Event, Finished, Leased, PhaseBegun, Released, Trained, replay
+from rollout.experts import ExpertReport, select_experts
+from rollout.journal import Journal, read_payloads
+from rollout.leases import Leases
+from rollout.ledger import Ledger, PromptOrder
+from rollout.payloads import from_batch, to_batch
+from rollout.records import BatchInfo, EvalCounts, GroupKey, Lease, Prompt, RolloutGroup, Sampling, TrainingBatch
+
+logger = logging.getLogger(__name__)
+
+
+class RolloutBuffer:
+    """One asyncio thread; every method is safe to call again after a failure of the caller."""
+
+    def __init__(
+        self,
+        journal_dir: Path,
+        train_prompts: list[Prompt],
+        eval_prompts: list[Prompt],
+        config: RolloutConfig,
+        seed: int,
+        lease_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        curator: GroupCurator | None = None,
+    ) -> None:
+        """Open the journal, replaying it when there is one.
+
+        Raises:
+            JournalInUse: When another live process writes this journal.
+            ValueError: When a prompt id occurs twice.
+        """
+        self._train = _by_id(train_prompts, "training")
+        self._eval = _by_id(eval_prompts, "held-out")
+        self._config = config
+        self._seed = seed
+        self._curator = curator or (drop_zero_variance if config.drop_zero_variance else keep_all)
+        self._journal_dir = journal_dir
+        self._journal = Journal(journal_dir)
+        self._ledger = Ledger(replay(journal_dir))
+        self._order = PromptOrder(list(self._train), seed, self._ledger)
+        self._leases = Leases(lease_timeout_s, clock)
+        self._workers: set[str] = set()
+        self._version = 0
+        self._phase: RLPhase | SFTPhase | EvalPhase | None = None
+        self._finished = 0
+        self._dropped: Counter[str] = Counter()
+        self._expired = 0
+        self._change = asyncio.Event()
+
+    # -- phases -----------------------------------------------------------------------------------------------
+
+    async def begin_rl(self, iteration: int, steps: int, version: int, done_steps: int = 0) -> None:
+        """Start an RL phase on weights `version`, or take it up after `done_steps` of its steps.
+
+        Finished groups of surviving weights that the checkpoint has not trained are ready again; what lost weights
+        sampled is counted as `lost_lineage`, and its prompts are free.
+        """
+        batch_size, left = self._config.groups_per_step, steps - done_steps
+        self._begin(PhaseBegun("rl", iteration, version, steps, done_steps, limit=left * batch_size))
+        self._version = version
+        if self._ledger.lost:
+            self._dropped["lost_lineage"] = len(self._ledger.lost)
+        kept = []
+        for key in self._ledger.buffered():
+            if self._ledger.entries[key].iteration == iteration:
+                kept.append(key)
+            else:
+                self._drop(key, "phase_over")
+        ready = await self._read(kept)
+        self._order.rewind()
+        admission = Admission(self._config.max_staleness, batch_size, version, left, ready=len(ready))
+        self._phase = RLPhase(
+            iteration,
+            done_steps,
+            admission,
+            self._order,
+            self._curator,
+            batch_size,
+            self._config.max_staleness,
+            ready,
+        )
+        self._notify()
+
+    async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
+        """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all."""
+        examples = await asyncio.to_thread(SupervisedDataset, Path(dataset))
+        steps = num_steps(len(examples), batch_size, epochs)
+        self._begin(PhaseBegun("sft", 0, self._version, steps, done_steps))
+        self._phase = SFTPhase(examples, batch_size, seed, steps, done_steps)
+        await self._journal.sync()
+        return steps
+
+    async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
+        """Start an evaluation of the first `limit` held-out prompts; answers it already has are not drawn again."""
+        prompts = tuple(self._eval)[:limit]
+        keys = [GroupKey("eval", number, prompt_id) for prompt_id in prompts]
+        self._begin(PhaseBegun("eval", number, self._version))
+        done = await self._read([key for key in keys if self._ledger.state(key) == "evaluated"])
+        self._phase = EvalPhase(number, samples, temperature, prompts, done)
+        self._notify()
+
+    async def end_phase(self) -> None:
+        """End the phase: leases are void, groups that wait for training are dropped (`phase_over`)."""
+        for key in self._leases.held():
+            self._release(key, "phase_over")
+        if isinstance(self._phase, RLPhase):
+            for group in self._phase.ready:
+                self._drop(group.key, "phase_over")
+        self._phase = None
+        self._notify()
+        await self._journal.sync()
+
+    def _begin(self, event: PhaseBegun) -> None:
+        """Void whatever was under way: a controller that begins a phase knows of nothing before it."""
+        self._phase = None
+        self._leases.clear()
+        self._record(event)
+        self._finished, self._dropped = 0, Counter()
+
+    async def _read(self, keys: Sequence[GroupKey]) -> list[RolloutGroup]:
+        """Finished groups from the journal."""
+        await self._journal.sync()
+        where = {entry.payload: key for key in keys if (entry := self._ledger.entries[key]).payload is not None}
+        if unknown := [key.prompt_id for key in keys if key.prompt_id not in self._prompts(key)]:
+            raise ValueError(
+                f"{self._journal_dir} has groups of prompt {unknown[0]!r}, which the data no longer has; resume with "
+                f"the data that the run was started with"
+            )
+
+        def load() -> list[RolloutGroup]:
+            found = read_payloads(self._journal_dir, where)
+            return [from_batch(batch, self._prompts(where[ref])[where[ref].prompt_id]) for ref, batch in found]
+
+        return await asyncio.to_thread(load)
+
+    # -- leases -----------------------------------------------------------------------------------------------
+
+    async def lease(self, worker: str, max_groups: int, wait_s: float) -> list[Lease]:
+        """Up to `max_groups` groups to generate; waits up to `wait_s` for the first."""
+        self._workers.add(worker)
+        until = asyncio.get_running_loop().time() + wait_s
+        while not (leases := self._grant(worker, max_groups)):
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await self._changed(min(left, max(self._leases.next_expiry_s(), 0.01)))
+        return leases
+
+    async def renew(self, worker: str, keys: Sequence[GroupKey]) -> list[GroupKey]:
+        """Keep leases alive. Returns the keys that the worker no longer holds: it should abort those."""
+        self._workers.add(worker)
+        return self._leases.renew(worker, keys)
+
+    async def give_back(self, worker: str, keys: Sequence[GroupKey]) -> None:
+        """End leases without a result; keys that the worker does not hold are ignored."""
+        for key in keys:
+            if self._ledger.holds(worker, key):
+                self._release(key, "given_back")
+
+    async def worker_lost(self, worker: str) -> None:
+        """A worker is known to be dead: its groups are free at once."""
+        self._workers.discard(worker)
+        for key in self._leases.of(worker):
+            self._release(key, "worker_lost")
+
+    def _grant(self, worker: str, max_groups: int) -> list[Lease]:
+        for key in self._leases.expired():
+            self._expired += 1
+            logger.warning("the lease of %s expired: it is leased again", key)
+            self._release(key, "expired")
+        if not isinstance(self._phase, RLPhase | EvalPhase):
+            return []
+        return [self._lease(worker, key) for key in self._phase.take(max_groups, self._max_in_flight)]
+
+    def _lease(self, worker: str, key: GroupKey) -> Lease:
+        attempt = self._ledger.attempts(key)
+        self._record(Leased(key, worker, attempt))
+        self._leases.grant(worker, key)
+        samples, temperature = self._config.group_size, self._config.temperature
+        if isinstance(self._phase, EvalPhase):
+            samples, temperature = self._phase.samples, self._phase.temperature
+        sampling = Sampling(self._config.max_new_tokens, temperature, self._seed)
+        return Lease(key, self._prompts(key)[key.prompt_id], samples, sampling, attempt)
+
+    def _release(self, key: GroupKey, reason: str) -> None:
+        self._record(Released(key, reason))
+        self._leases.end(key)
+        assert isinstance(self._phase, RLPhase | EvalPhase), "leases end with their phase"
+        self._phase.put_back(key)
+        self._notify()
+
+    # -- finished groups --------------------------------------------------------------------------------------
+
+    async def finish(self, worker: str, group: RolloutGroup) -> bool:
+        """Take a finished group; durable when it returns. False when the worker does not hold the lease (any more)."""
+        if not self._ledger.holds(worker, group.key):
+            self._ledger.refuse(group.key)
+            return False
+        phase = self._phase
+        assert isinstance(phase, RLPhase | EvalPhase), "leases end with their phase"
+        iteration, step = (phase.iteration, phase.step) if isinstance(phase, RLPhase) else (phase.number, 0)
+        payload = self._journal.add(to_batch(group, iteration, step))
+        fate, reason = phase.finish(group)
+        self._record(Finished(group.key, worker, payload, *_versions(group), fate, reason))
+        self._leases.end(group.key)
+        self._finished += 1
+        if reason:
+            self._dropped[reason] += 1
+        self._notify()
+        await self._journal.sync()
+        return True
+
+    # -- training ---------------------------------------------------------------------------------------------
+
+    async def new_version(self, version: int) -> None:
+        """The engines have these weights now: admission moves on.
+
+        A number that goes back means that a controller takes the run up from a checkpoint: the phase under way is
+        void, and `begin_rl` says where it goes on.
+        """
+        if isinstance(self._phase, RLPhase):
+            if version < self._phase.admission.version:
+                for key in self._leases.held():
+                    self._release(key, "phase_over")
+                self._phase = None
+            else:
+                self._phase.admission.new_version(version)
+        self._version = version
+        self._notify()
+
+    async def next_batch(self, timeout_s: float) -> tuple[BatchInfo, TrainingBatch]:
+        """The batch of the next step: groups_per_step ready groups, oldest first, or the next supervised examples.
+
+        In RL the groups stay ready until `trained` names them, so a caller that lost the answer asks again.
+
+        Raises:
+            TimeoutError: After `timeout_s`, naming what was waited for.
+            NothingToTrain: When nothing but dropped groups comes in.
+        """
+        if isinstance(self._phase, SFTPhase):
+            return self._phase.next_batch()
+        until = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            phase = self._phase
+            if not isinstance(phase, RLPhase):
+                raise RuntimeError(
+                    "there is no batch outside RL and supervised phases; call begin_rl or begin_sft first"
+                )
+            for key in phase.drop_stale(self._version):
+                self._drop(key, "stale")
+                self._notify()  # there is room for a replacement
+            if found := phase.batch(self._version):
+                return found
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise TimeoutError(
+                    f"no batch within {timeout_s:g} s: {len(phase.ready)} of {phase.groups_per_step} groups are ready, "
+                    f"{phase.admission.capacity(self._max_in_flight)} may be started; {self._where()}"
+                )
+            await self._changed(left)
+
+    async def trained(self, keys: Sequence[GroupKey], version: int) -> None:
+        """These groups made `version`. Durable when it returns: only then may an engine see that version.
+
+        Saying it twice is the same as once.
+        """
+        if not isinstance(self._phase, RLPhase):
+            raise RuntimeError("groups are trained in RL phases only; call begin_rl first")
+        if not self._ledger.was_trained(keys, version):
+            self._record(Trained(tuple(keys), version))
+            self._phase.trained(keys)
+        await self._journal.sync()
+
+    # -- evaluation, experts, status --------------------------------------------------------------------------
+
+    async def eval_result(self, timeout_s: float) -> list[EvalCounts]:
+        """Counts per held-out prompt, once all of them are in.
+
+        Raises:
+            TimeoutError: After `timeout_s`, naming what was waited for.
+        """
+        until = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            phase = self._phase
+            if not isinstance(phase, EvalPhase):
+                raise RuntimeError("there is no evaluation under way; call begin_eval first")
+            if (counts := phase.result()) is not None:
+                return counts
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise TimeoutError(
+                    f"evaluation {phase.number} is not complete within {timeout_s:g} s: {len(phase.counts)} of "
+                    f"{len(phase.prompts)} prompts are in, {len(phase.pending)} wait for a worker; {self._where()}"
+                )
+            await self._changed(left)
+
+    async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
+        """Write the expert set of an iteration's RL phase to `out`."""
+        await self._journal.sync()
+        return await asyncio.to_thread(
+            select_experts, self._journal_dir, iteration, tau_hard, max_per_prompt, self._seed, Path(out)
+        )
+
+    async def status(self) -> BufferStatus:
+        """Where groups are right now."""
+        rl = self._phase if isinstance(self._phase, RLPhase) else None
+        return BufferStatus(
+            running=len(self._leases),
+            ready=len(rl.ready) if rl else 0,
+            accepted=rl.admission.accepted if rl else 0,
+            capacity=rl.admission.capacity(self._max_in_flight) if rl else 0,
+            finished=self._finished,
+            dropped=dict(self._dropped),
+            expired=self._expired,
+            refused=self._ledger.refused.total(),
+        )
+
+    async def close(self) -> None:
+        """Make everything durable and free the journal. Safe to call twice."""
+        await self._journal.close()
+
+    # -- small things -----------------------------------------------------------------------------------------
+
+    def _record(self, event: Event) -> None:
+        self._ledger.apply(event)
+        self._journal.post(event)
+
+    def _drop(self, key: GroupKey, reason: str) -> None:
+        self._record(Dropped(key, reason))
+        self._dropped[reason] += 1
+
+    @property
+    def _max_in_flight(self) -> int:
+        return self._config.max_concurrent * len(self._workers)
+
+    def _prompts(self, key: GroupKey) -> dict[str, Prompt]:
+        return self._train if key.purpose == "train" else self._eval
+
+    def _where(self) -> str:
+        """Who has what, for messages."""
+        return self._leases.describe() if self._workers else "no worker has asked for work"
+
+    def _notify(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def _changed(self, seconds: float) -> None:
+        """Return at the next change of state, or after `seconds`."""
+        try:
+            await asyncio.wait_for(self._change.wait(), seconds)
+        except TimeoutError:
+            pass
+
+
+def _by_id(prompts: Sequence[Prompt], kind: str) -> dict[str, Prompt]:
+    by_id = {prompt.id: prompt for prompt in prompts}
+    if len(by_id) < len(prompts):
+        twice = Counter(prompt.id for prompt in prompts).most_common(1)[0][0]
+        raise ValueError(f"each {kind} prompt needs an id of its own, got {twice!r} twice; rename or remove one")
+    return by_id
+
+
+def _versions(group: RolloutGroup) -> tuple[int, int]:
+    """(oldest, newest) policy version among the sampled tokens; -1 without tokens."""
+    present = [r.response.versions for r in group.rollouts if len(r.response)]
+    return (min(int(v.min()) for v in present), max(int(v.max()) for v in present)) if present else (-1, -1)

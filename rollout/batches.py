@@ -1,0 +1,116 @@
+"""Finished groups → one training batch, packed end to end, and its numbers. Also supervised batches.
+
+S sequences, N tokens. Siblings without a verdict are left out; a group too old for the bound is not accepted here.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rollout.datasets import SupervisedExample
+from rollout.records import BatchInfo, GroupKey, Rollout, RolloutGroup, TrainingBatch
+
+
+def oldest_trained_version(group: RolloutGroup) -> int | None:
+    """Smallest version among the tokens that would be trained; None when there are none."""
+    versions = [r.response.versions[r.loss_mask] for r in group.rollouts if r.trainable]
+    return min((int(v.min()) for v in versions if len(v)), default=None)
+
+
+def is_stale(group: RolloutGroup, version: int, max_staleness: float) -> bool:
+    """True when the step that starts from `version` may not train it: a token is more than η versions old."""
+    oldest = oldest_trained_version(group)
+    return oldest is not None and version - oldest > max_staleness
+
+
+def training_batch(groups: Sequence[RolloutGroup], version: int) -> tuple[BatchInfo, TrainingBatch]:
+    """Pack the scored siblings of `groups` for the step that starts from `version`."""
+    sequences = [(i, r) for i, group in enumerate(groups) for r in group.rollouts if r.trainable]
+    rollouts = [r for _, r in sequences]
+    batch = _pack(
+        token_ids=[np.concatenate([r.prompt_ids, r.response.token_ids]) for r in rollouts],
+        masks=[_with_prompt(r, r.loss_mask, False) for r in rollouts],
+        logprobs=[_with_prompt(r, r.response.logprobs, 0.0) for r in rollouts],
+        versions=[_with_prompt(r, r.response.versions, -1) for r in rollouts],
+        rewards=[_reward(r) for r in rollouts],
+        group_ids=[i for i, _ in sequences],
+    )
+    return _info(tuple(g.key for g in groups), batch, _metrics(groups, batch, version)), batch
+
+
+def supervised_batch(examples: Sequence[SupervisedExample]) -> TrainingBatch:
+    """Pack demonstrations: the mask is on the response, there is no behaviour policy and no reward."""
+    token_ids = [np.concatenate([e.prompt_ids, e.response_ids]) for e in examples]
+    return _pack(
+        token_ids=token_ids,
+        masks=[np.arange(len(t)) >= len(e.prompt_ids) for t, e in zip(token_ids, examples, strict=True)],
+        logprobs=[np.zeros(len(t)) for t in token_ids],
+        versions=[np.full(len(t), -1) for t in token_ids],
+        rewards=[0.0] * len(examples),
+        group_ids=list(range(len(examples))),
+    )
+
+
+def supervised_info(batch: TrainingBatch) -> BatchInfo:
+    """The numbers of a supervised batch."""
+    lengths = np.add.reduceat(batch.loss_mask, batch.starts, dtype=np.int64)
+    metrics = {"response_len_mean": float(lengths.mean()), "response_len_max": float(lengths.max())}
+    return _info((), batch, metrics)
+
+
+def _pack(
+    token_ids: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    logprobs: Sequence[np.ndarray],
+    versions: Sequence[np.ndarray],
+    rewards: Sequence[float],
+    group_ids: Sequence[int],
+) -> TrainingBatch:
+    lengths = np.array([len(t) for t in token_ids], np.int32)
+    mask = np.concatenate(masks).astype(np.bool_)
+    assert not mask[np.cumsum(lengths) - lengths].any(), "the first token of a sequence has no log-prob to train"
+    return TrainingBatch(
+        token_ids=np.concatenate(token_ids).astype(np.int32),
+        loss_mask=mask,
+        behaviour_logprobs=np.where(mask, np.concatenate(logprobs), 0.0).astype(np.float32),
+        versions=np.where(mask, np.concatenate(versions), -1).astype(np.int32),
+        lengths=lengths,
+        rewards=np.array(rewards, np.float32),
+        group_ids=np.array(group_ids, np.int32),
+    )
+
+
+def _with_prompt(rollout: Rollout, response_values: np.ndarray, fill: float) -> np.ndarray:
+    return np.concatenate([np.full(len(rollout.prompt_ids), fill, response_values.dtype), response_values])
+
+
+def _reward(rollout: Rollout) -> float:
+    assert rollout.verdict.reward is not None
+    return rollout.verdict.reward
+
+
+def _metrics(groups: Sequence[RolloutGroup], batch: TrainingBatch, version: int) -> dict[str, float]:
+    siblings = [r for group in groups for r in group.rollouts]
+    scored = [r for r in siblings if r.trainable]
+    lengths = np.array([len(r.response) for r in scored])
+    ages = version - batch.versions[batch.loss_mask]
+    return {
+        "reward": float(batch.rewards.mean()),
+        "correct_frac": sum(r.verdict.status == "correct" for r in scored) / len(scored),
+        "truncated_frac": sum(r.response.finish_reason == "length" for r in siblings) / len(siblings),
+        "failed_frac": 1 - len(scored) / len(siblings),
+        "response_len_mean": float(lengths.mean()),
+        "response_len_max": float(lengths.max()),
+        "staleness_mean": float(ages.mean()) if len(ages) else 0.0,
+        "staleness_max": float(ages.max()) if len(ages) else 0.0,
+    }
+
+
+def _info(keys: tuple[GroupKey, ...], batch: TrainingBatch, metrics: dict[str, float]) -> BatchInfo:
+    return BatchInfo(
+        groups=keys,
+        num_sequences=batch.num_sequences,
+        num_tokens=len(batch.token_ids),
+        num_loss_tokens=batch.num_loss_tokens,
+        metrics=metrics,
+    )

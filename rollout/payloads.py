@@ -1,0 +1,114 @@
+"""The row format of the journal: a finished group as a record batch, one row per sample, and back."""
+
+import numpy as np
+import pyarrow as pa
+
+from rollout.records import GroupKey, Prompt, Rollout, RolloutGroup, Segment
+from verifiers.records import Verdict
+
+SCHEMA = pa.schema(
+    [
+        ("purpose", pa.string()),
+        ("epoch", pa.int64()),
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("iteration", pa.int64()),
+        ("step", pa.int64()),  # optimizer steps done in the phase when the group came in
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("versions", pa.list_(pa.int32())),
+        ("loss_mask", pa.list_(pa.bool_())),
+        ("status", pa.string()),
+        ("reward", pa.float64()),  # null when unscored
+        ("verdict_status", pa.string()),
+        ("parts", pa.map_(pa.string(), pa.float64())),
+        ("verifier", pa.string()),
+        ("verifier_version", pa.string()),
+        ("feedback", pa.string()),
+        ("finish_reason", pa.string()),
+        ("oldest_version", pa.int32()),
+        ("newest_version", pa.int32()),
+    ]
+)
+
+
+def to_batch(group: RolloutGroup, iteration: int, step: int) -> pa.RecordBatch:
+    """One row per sample, whatever its verdict."""
+    rollouts, size = group.rollouts, len(group.rollouts)
+    versions = [r.response.versions for r in rollouts]
+    columns = {
+        "purpose": [group.key.purpose] * size,
+        "epoch": [group.key.epoch] * size,
+        "prompt_id": [group.key.prompt_id] * size,
+        "sample_index": [r.sample_index for r in rollouts],
+        "iteration": [iteration] * size,
+        "step": [step] * size,
+        "prompt_ids": _lists([r.prompt_ids for r in rollouts], pa.int32()),
+        "token_ids": _lists([r.response.token_ids for r in rollouts], pa.int32()),
+        "logprobs": _lists([r.response.logprobs for r in rollouts], pa.float32()),
+        "versions": _lists(versions, pa.int32()),
+        "loss_mask": _lists([r.loss_mask for r in rollouts], pa.bool_()),
+        "status": [r.status for r in rollouts],
+        "reward": [r.verdict.reward for r in rollouts],
+        "verdict_status": [r.verdict.status for r in rollouts],
+        "parts": [list(r.verdict.parts.items()) for r in rollouts],
+        "verifier": [r.verdict.verifier for r in rollouts],
+        "verifier_version": [r.verdict.version for r in rollouts],
+        "feedback": [r.verdict.feedback for r in rollouts],
+        "finish_reason": [r.response.finish_reason for r in rollouts],
+        "oldest_version": [int(v.min()) if len(v) else -1 for v in versions],
+        "newest_version": [int(v.max()) if len(v) else -1 for v in versions],
+    }
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, SCHEMA.field(name).type)
+        for name, column in columns.items()
+    ]
+    return pa.record_batch(arrays, schema=SCHEMA)
+
+
+def from_batch(batch: pa.RecordBatch, prompt: Prompt) -> RolloutGroup:
+    """The group that `to_batch` wrote."""
+    rows = [
+        name for name in SCHEMA.names if name not in ("prompt_ids", "token_ids", "logprobs", "versions", "loss_mask")
+    ]
+    rollouts = []
+    for i, row in enumerate(batch.select(rows).to_pylist()):
+        response = Segment(
+            _array(batch, "token_ids", i, np.int32),
+            _array(batch, "logprobs", i, np.float32),
+            _array(batch, "versions", i, np.int32),
+            row["finish_reason"],
+        )
+        verdict = Verdict(
+            row["reward"],
+            row["verdict_status"],
+            row["verifier"],
+            row["verifier_version"],
+            dict(row["parts"]),
+            row["feedback"],
+        )
+        rollouts.append(
+            Rollout(
+                prompt_id=row["prompt_id"],
+                sample_index=row["sample_index"],
+                prompt_ids=_array(batch, "prompt_ids", i, np.int32),
+                response=response,
+                loss_mask=_array(batch, "loss_mask", i, np.bool_),
+                verdict=verdict,
+                status=row["status"],
+            )
+        )
+        key = GroupKey(row["purpose"], row["epoch"], row["prompt_id"])
+    return RolloutGroup(key, prompt, tuple(rollouts))
+
+
+def _lists(arrays: list, type: pa.DataType) -> pa.ListArray:
+    offsets = np.zeros(len(arrays) + 1, np.int32)
+    np.cumsum([len(a) for a in arrays], out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays), type))
+
+
+def _array(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> np.ndarray:
+    values = batch.column(name)[row].values
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=dtype).copy()  # own it: the source may be a map

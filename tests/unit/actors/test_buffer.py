@@ -1,0 +1,588 @@
+import asyncio
+import gc
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from actors.buffer import RolloutBuffer
+from rollout.buffer_state import NothingToTrain
+from rollout.config import RolloutConfig
+from rollout.datasets import write_supervised
+from rollout.events import Finished, Trained, replay
+from rollout.journal import JournalInUse
+from rollout.ledger import Ledger
+from rollout.records import EvalCounts, GroupKey, Lease, Prompt, Rollout, RolloutGroup, Segment
+from rollout.seeds import sample_seed
+from verifiers.records import Verdict
+
+T = TypeVar("T")
+TRAIN = [Prompt(f"p{i}", f"problem {i}", (1, 2), str(i)) for i in range(10)]
+HELD_OUT = [Prompt(f"e{i}", f"held out {i}", (3,), str(i), tag=f"{i} numbers") for i in range(3)]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(directory: Path, clock: Callable[[], float] = time.monotonic, **config: Any) -> RolloutBuffer:
+    settings: dict[str, Any] = {"group_size": 2, "groups_per_step": 2, "max_staleness": 0, "max_concurrent": 8} | config
+    return opened(RolloutBuffer(directory / "journal", TRAIN, HELD_OUT, RolloutConfig(**settings), 5, 30.0, clock))
+
+
+def answer(lease: Lease, rewards: Sequence[float | None] | None = None, version: int = 0) -> RolloutGroup:
+    """What a worker delivers; by default the first sibling is right and the others are wrong."""
+    rewards = rewards or [1.0] + [0.0] * (lease.num_samples - 1)
+    rollouts = []
+    for i, reward in enumerate(rewards):
+        ids = np.array([50 + i, 9], np.int32)
+        segment = Segment(ids, np.array([-0.5, -0.25], np.float32), np.full(2, version, np.int32), "stop")
+        status = "error" if reward is None else "correct" if reward == 1 else "wrong"
+        prompt_ids, mask = np.array(lease.prompt.token_ids, np.int32), np.ones(2, np.bool_)
+        fate = "failed" if reward is None else "finished"
+        verdict = Verdict(reward, status, "exact", "1")
+        rollouts.append(Rollout(lease.prompt.id, i, prompt_ids, segment, mask, verdict, fate))
+    return RolloutGroup(lease.key, lease.prompt, tuple(rollouts))
+
+
+OPEN: list[RolloutBuffer] = []
+
+
+def opened(buffer: RolloutBuffer) -> RolloutBuffer:
+    OPEN.append(buffer)
+    return buffer
+
+
+def run(test: Callable[[], Awaitable[T]]) -> T:
+    async def body() -> T:
+        try:
+            return await test()
+        finally:
+            while OPEN:
+                await OPEN.pop().close()
+
+    return asyncio.run(body())
+
+
+async def step(buffer: RolloutBuffer, version: int, *, max_groups: int = 100) -> tuple[GroupKey, ...]:
+    """Generate with weights `version`, train, publish the next version. Returns what was trained."""
+    for lease in await buffer.lease("w", max_groups, 0):
+        assert await buffer.finish("w", answer(lease, version=version))
+    info, _ = await buffer.next_batch(1)
+    await buffer.trained(info.groups, version + 1)
+    await buffer.new_version(version + 1)
+    return info.groups
+
+
+def crash(buffer: RolloutBuffer) -> None:
+    """What SIGKILL leaves: the files as they are; the lock goes with the process."""
+    journal = buffer._journal
+    journal._lock.close()
+    journal._log.close()
+    if journal._segment:
+        journal._segment._file.close()
+
+
+# -- leases and admission ---------------------------------------------------------------------------------------
+
+
+def test_a_lease_carries_the_prompt_the_sampling_and_the_attempt(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, temperature=0.7, max_new_tokens=33)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [lease] = await buffer.lease("w", 1, 0)
+        assert lease.prompt in TRAIN
+        assert lease.key == GroupKey("train", 0, lease.prompt.id)
+        assert (lease.num_samples, lease.attempt) == (2, 0)
+        assert (lease.sampling.temperature, lease.sampling.max_new_tokens, lease.sampling.seed) == (0.7, 33, 5)
+        assert sample_seed(lease.sampling.seed, lease.key, 0) != sample_seed(lease.sampling.seed, lease.key, 1)
+
+    run(test)
+
+
+def test_with_no_staleness_only_one_batch_is_generated_per_version(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=3, version=4)
+        leases = await buffer.lease("w", 100, 0)
+        assert len(leases) == 2
+        for lease in leases:
+            await buffer.finish("w", answer(lease, version=4))
+        assert await buffer.lease("w", 100, 0) == []
+        info, _ = await buffer.next_batch(1)
+        await buffer.trained(info.groups, 5)
+        assert await buffer.lease("w", 100, 0) == []  # trained, but the engines do not have the new weights yet
+        await buffer.new_version(5)
+        assert len(await buffer.lease("w", 100, 0)) == 2
+
+    run(test)
+
+
+def test_generation_runs_ahead_by_the_bound_and_never_past_the_phase(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=2)
+        await buffer.begin_rl(0, steps=4, version=0)
+        assert len(await buffer.lease("w", 100, 0)) == 6
+        await buffer.end_phase()
+        await buffer.begin_rl(1, steps=2, version=0)
+        assert len(await buffer.lease("w", 100, 0)) == 4
+
+    run(test)
+
+
+def test_each_worker_adds_its_own_room(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=9, max_concurrent=3)
+        await buffer.begin_rl(0, steps=50, version=0)
+        assert [len(await buffer.lease(w, 3, 0)) for w in ("a", "b", "a")] == [3, 3, 0]
+
+    run(test)
+
+
+def test_a_waiting_worker_gets_work_as_soon_as_there_is_some(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        waiting = asyncio.create_task(buffer.lease("w", 5, 30))
+        await asyncio.sleep(0.01)
+        await buffer.begin_rl(0, steps=1, version=0)
+        assert len(await asyncio.wait_for(waiting, 1)) == 2
+
+    run(test)
+
+
+def test_an_expired_lease_goes_to_another_worker_and_the_late_delivery_is_refused(tmp_path: Path):
+    async def test() -> None:
+        clock = Clock()
+        buffer = make(tmp_path, clock)
+        await buffer.begin_rl(0, steps=1, version=0)
+        first, second = await buffer.lease("slow", 2, 0)
+        clock.now += 20
+        assert await buffer.renew("slow", [first.key]) == []
+        clock.now += 20
+        [again] = await buffer.lease("quick", 9, 0)
+        assert (again.key, again.attempt) == (second.key, 1)
+        assert await buffer.renew("slow", [first.key, second.key]) == [second.key]
+        assert not await buffer.finish("slow", answer(second))
+        assert await buffer.finish("quick", answer(again))
+        assert not await buffer.finish("quick", answer(again))  # twice
+        status = await buffer.status()
+        assert (status.expired, status.refused, status.ready, status.running) == (1, 2, 1, 1)
+
+    run(test)
+
+
+def test_groups_given_back_or_of_a_lost_worker_are_free_at_once_and_come_first(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        leases = await buffer.lease("w", 3, 0)
+        await buffer.give_back("w", [leases[2].key, GroupKey("train", 0, "not held")])
+        assert [x.key for x in await buffer.lease("v", 1, 0)] == [leases[2].key]
+        await buffer.worker_lost("w")
+        assert [(x.key, x.attempt) for x in await buffer.lease("v", 2, 0)] == [(x.key, 1) for x in leases[:2]]
+        assert (await buffer.status()).running == 3
+
+    run(test)
+
+
+# -- batches ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_has_the_oldest_groups_and_asks_twice_give_the_same(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        leases = await buffer.lease("w", 4, 0)
+        for lease, version in zip(leases, (1, 0, 1, 0), strict=True):
+            await buffer.finish("w", answer(lease, version=version))
+        await buffer.new_version(1)
+        info, batch = await buffer.next_batch(1)
+        assert info.groups == (leases[1].key, leases[3].key)
+        assert info.metrics["staleness_max"] == 1
+        assert batch.token_ids.tolist() == [1, 2, 50, 9, 1, 2, 51, 9] * 2
+        assert (await buffer.next_batch(1))[0].groups == info.groups
+        await buffer.trained(info.groups, 2)
+        await buffer.trained(info.groups, 2)  # the first answer was lost: saying it again changes nothing
+        assert (await buffer.next_batch(1))[0].groups == (leases[0].key, leases[2].key)
+
+    run(test)
+
+
+def test_the_batch_does_not_depend_on_who_came_first(tmp_path: Path):
+    async def order(directory: Path, reverse: bool) -> tuple[GroupKey, ...]:
+        buffer = make(directory)
+        await buffer.begin_rl(0, steps=1, version=0)
+        leases = await buffer.lease("w", 9, 0)
+        for lease in reversed(leases) if reverse else leases:
+            await buffer.finish("w", answer(lease))
+        return (await buffer.next_batch(1))[0].groups
+
+    assert run(lambda: order(tmp_path / "a", False)) == run(lambda: order(tmp_path / "b", True))
+
+
+def test_groups_that_teach_nothing_are_dropped_with_a_reason_and_replaced(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, group_size=3)
+        await buffer.begin_rl(0, steps=1, version=0)
+        same, failed = await buffer.lease("w", 9, 0)
+        assert await buffer.finish("w", answer(same, [1.0, 1.0, None]))
+        assert await buffer.finish("w", answer(failed, [None, None, 1.0]))
+        replacements = await buffer.lease("w", 9, 0)
+        assert len(replacements) == 2
+        assert not {same.key, failed.key} & {lease.key for lease in replacements}
+        await buffer.finish("w", answer(replacements[0], [1.0, None, 0.0]))  # two siblings are enough
+        await buffer.finish("w", answer(replacements[1]))
+        status = await buffer.status()
+        assert (status.dropped, status.finished, status.ready) == ({"zero_variance": 1, "failed": 1}, 4, 2)
+        info, batch = await buffer.next_batch(1)
+        assert batch.num_sequences == 5
+        assert info.metrics["reward_generated"] == pytest.approx((2 + 1 + 1 + 1) / (2 + 1 + 2 + 3))
+        assert sum(isinstance(e, Finished) for e in replay(tmp_path / "journal")) == 4  # the journal has all
+
+    run(test)
+
+
+def test_all_groups_are_kept_when_the_run_says_so(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, drop_zero_variance=False)
+        await buffer.begin_rl(0, steps=1, version=0)
+        for lease in await buffer.lease("w", 9, 0):
+            await buffer.finish("w", answer(lease, [1.0, 1.0]))
+        assert (await buffer.status()).ready == 2
+
+    run(test)
+
+
+def test_a_token_too_old_at_consumption_drops_its_group_and_another_is_generated(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        late, *others = await buffer.lease("w", 3, 0)
+        for lease in others:
+            await buffer.finish("w", answer(lease))
+        await step(buffer, 0)
+        await step(buffer, 1)
+        capacity = (await buffer.status()).capacity
+        await buffer.finish("w", answer(late))  # version 0, and the next step starts from version 2
+        for lease in await buffer.lease("w", capacity - 1, 0):
+            await buffer.finish("w", answer(lease, version=2))
+        info, _ = await buffer.next_batch(1)
+        assert late.key not in info.groups
+        assert info.metrics["staleness_max"] <= 1
+        status = await buffer.status()
+        assert (status.dropped, status.capacity) == ({"stale": 1}, 2)  # its own slot, and the one not leased
+
+    run(test)
+
+
+def test_a_wait_that_fails_says_what_it_waited_for(tmp_path: Path):
+    async def test() -> None:
+        clock = Clock()
+        buffer = make(tmp_path, clock)
+        await buffer.begin_rl(0, steps=1, version=0)
+        with pytest.raises(TimeoutError, match=r"0 of 2 groups are ready.*no worker has asked for work"):
+            await buffer.next_batch(0.01)
+        first, second = await buffer.lease("w7", 2, 0)
+        await buffer.finish("w7", answer(first))
+        clock.now += 12
+        expected = f"1 of 2 groups are ready.*w7 runs 1 groups, the oldest .train/0/{second.key.prompt_id}. for 12 s"
+        with pytest.raises(TimeoutError, match=expected):
+            await buffer.next_batch(0.01)
+
+    run(test)
+
+
+def test_a_phase_in_which_nothing_can_be_learned_says_so(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=1, version=0)
+        waiting = asyncio.create_task(buffer.next_batch(30))
+        for _ in range(50):
+            for lease in await buffer.lease("w", 9, 0):
+                await buffer.finish("w", answer(lease, [0.0, 0.0]))
+        with pytest.raises(NothingToTrain, match=r"100 groups were all dropped \(\{'zero_variance': 100\}\)"):
+            await asyncio.wait_for(waiting, 1)
+
+    run(test)
+
+
+def test_trained_is_durable_before_it_returns(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=2, version=0)
+        for lease in await buffer.lease("w", 9, 0):
+            await buffer.finish("w", answer(lease))
+        info, _ = await buffer.next_batch(1)
+        await buffer.trained(info.groups, 1)
+        assert list(replay(tmp_path / "journal"))[-1] == Trained(info.groups, 1)
+
+    run(test)
+
+
+def test_supervised_phases_give_their_batches_in_a_fixed_order_and_can_be_taken_up(tmp_path: Path):
+    path = tmp_path / "demos.parquet"
+    write_supervised(path, [([1], [10 + i]) for i in range(8)])
+
+    async def test() -> None:
+        buffer = make(tmp_path)
+        assert await buffer.begin_sft(str(path), 4, 1.5, 3) == 3
+        batches = [(await buffer.next_batch(1))[1].token_ids.tolist() for _ in range(3)]
+        assert sorted(t for b in batches[:2] for t in b if t != 1) == list(range(10, 18))
+        with pytest.raises(RuntimeError, match="has 3 steps and all of them"):
+            await buffer.next_batch(1)
+        await buffer.end_phase()
+        assert await buffer.begin_sft(str(path), 4, 1.5, 3, done_steps=2) == 3
+        assert (await buffer.next_batch(1))[1].token_ids.tolist() == batches[2]
+
+    run(test)
+
+
+# -- evaluation and experts -------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_eval(3, samples=4, temperature=0.6, limit=2)
+        leases = await buffer.lease("w", 99, 0)
+        assert [lease.key for lease in leases] == [GroupKey("eval", 3, "e0"), GroupKey("eval", 3, "e1")]
+        assert {(lease.num_samples, lease.sampling.temperature) for lease in leases} == {(4, 0.6)}
+        await buffer.finish("w", answer(leases[1], [0.0, None, 1.0, 1.0]))
+        with pytest.raises(TimeoutError, match=r"evaluation 3 is not complete .* 1 of 2 prompts .*w runs 1 groups"):
+            await buffer.eval_result(0.01)
+        waiting = asyncio.create_task(buffer.eval_result(5))
+        await buffer.finish("w", answer(leases[0], [0.0, 0.0, 0.0, 0.0]))
+        assert await waiting == [
+            EvalCounts("e0", "0 numbers", attempts=4, correct=0, failed=0, truncated=0, tokens=8),
+            EvalCounts("e1", "1 numbers", attempts=4, correct=2, failed=1, truncated=0, tokens=8),
+        ]
+
+    run(test)
+
+
+def test_an_evaluation_begun_again_keeps_the_answers_it_has(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_eval(0, 2, 1.0, None)
+        leases = await buffer.lease("w", 2, 0)
+        await buffer.finish("w", answer(leases[0]))
+        crash(buffer)
+        buffer = make(tmp_path)
+        await buffer.begin_eval(0, 2, 1.0, None)
+        left = await buffer.lease("w", 9, 0)
+        assert {lease.key.prompt_id for lease in left} == {"e0", "e1", "e2"} - {leases[0].key.prompt_id}
+        for lease in left:
+            await buffer.finish("w", answer(lease))
+        assert [c.correct for c in await buffer.eval_result(1)] == [1, 1, 1]
+
+    run(test)
+
+
+def test_experts_are_the_successes_of_the_phase_dropped_groups_included(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=1, version=0)
+        solved, *_ = leases = await buffer.lease("w", 9, 0)
+        await buffer.finish("w", answer(solved, [1.0, 1.0]))
+        for lease in [*leases[1:], *await buffer.lease("w", 9, 0)]:
+            await buffer.finish("w", answer(lease))
+        info, _ = await buffer.next_batch(1)
+        await buffer.trained(info.groups, 1)
+        await buffer.end_phase()
+        report = await buffer.select_experts(0, 1.0, 16, str(tmp_path / "experts" / "0.parquet"))
+        assert (report.candidates, report.kept, report.prompts) == (4, 4, 3)
+        assert await buffer.begin_sft(str(tmp_path / "experts" / "0.parquet"), 4, 1.0, 0) == 1
+
+    run(test)
+
+
+# -- restarts ---------------------------------------------------------------------------------------------------
+
+
+def test_the_next_phase_goes_on_where_the_prompts_were_and_repeats_none(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        trained: list[GroupKey] = []
+        for iteration in range(2):
+            await buffer.begin_rl(iteration, steps=2, version=iteration * 2)
+            for version in range(iteration * 2, iteration * 2 + 2):
+                trained += await step(buffer, version)
+            await buffer.end_phase()
+        await buffer.begin_rl(2, steps=9, version=4)
+        trained += await step(buffer, 4)
+        assert sorted(key.prompt_id for key in trained) == sorted(p.id for p in TRAIN)  # one whole epoch
+        assert {key.epoch for key in trained} == {0}
+        assert {lease.key.epoch for lease in await buffer.lease("w", 9, 0)} == {1}
+
+    run(test)
+
+
+def test_after_a_kill_nothing_is_skipped_or_repeated_and_finished_groups_are_kept(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=2)
+        await buffer.begin_rl(0, steps=5, version=0)
+        trained = [*await step(buffer, 0, max_groups=2)]
+        leases = await buffer.lease("w", 4, 0)
+        for lease in leases[:3]:
+            await buffer.finish("w", answer(lease, version=1))
+        crash(buffer)
+        del buffer
+        gc.collect()
+
+        buffer = make(tmp_path, max_staleness=2)
+        await buffer.begin_rl(0, steps=5, version=1, done_steps=1)
+        status = await buffer.status()
+        assert (status.ready, status.running, status.accepted) == (3, 0, 2 + 3)
+        info, batch = await buffer.next_batch(1)
+        assert set(info.groups) < {lease.key for lease in leases[:3]}
+        assert batch.token_ids.tolist() == [1, 2, 50, 9, 1, 2, 51, 9] * 2
+        assert batch.behaviour_logprobs[2:4].tolist() == [-0.5, -0.25]
+        trained += info.groups
+        await buffer.trained(info.groups, 2)
+        await buffer.new_version(2)
+        [first] = await buffer.lease("w", 1, 0)
+        assert (first.key, first.attempt) == (leases[3].key, 1)  # what was running is leased again, first
+        await buffer.finish("w", answer(first, version=2))
+        for version in (2, 3, 4):
+            trained += await step(buffer, version)
+        assert sorted(key.prompt_id for key in trained) == sorted(p.id for p in TRAIN)
+        assert {key.epoch for key in trained} == {0}
+        await buffer.close()
+
+    run(test)
+
+
+def test_steps_after_the_checkpoint_are_trained_again_and_lost_weights_leave_nothing(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=5, version=10)
+        leases = await buffer.lease("w", 4, 0)
+        for lease in leases:
+            await buffer.finish("w", answer(lease, version=10))
+        done = []
+        for version in (11, 12):  # two steps on answers of version 10; the checkpoint is of the first
+            info, _ = await buffer.next_batch(1)
+            await buffer.trained(info.groups, version)
+            await buffer.new_version(version)
+            done.append(info.groups)
+        of_lost_weights = await buffer.lease("w", 2, 0)
+        for lease in of_lost_weights:
+            await buffer.finish("w", answer(lease, version=12))
+        crash(buffer)
+
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.new_version(11)
+        await buffer.begin_rl(0, steps=5, version=11, done_steps=1)
+        status = await buffer.status()
+        assert (status.ready, status.dropped) == (2, {"lost_lineage": 2})
+        info, _ = await buffer.next_batch(1)
+        assert info.groups == done[1]
+        await buffer.trained(info.groups, 12)
+        await buffer.new_version(12)
+        again = await buffer.lease("w", 2, 0)
+        assert [x.key for x in again] == [x.key for x in of_lost_weights]  # their prompts were never learned from
+        await buffer.close()
+
+    run(test)
+
+
+def test_a_controller_that_comes_back_takes_a_living_buffer_up(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=5, version=0)
+        await step(buffer, 0, max_groups=3)
+        running = await buffer.lease("w", 1, 0)
+        await buffer.new_version(0)  # the checkpoint was of the phase's start
+        assert await buffer.lease("w", 9, 0) == []
+        await buffer.begin_rl(0, steps=5, version=0)
+        status = await buffer.status()
+        assert (status.ready, status.running, status.accepted) == (3, 0, 3)
+        assert not await buffer.finish("w", answer(running[0]))
+        assert len(await buffer.lease("w", 9, 0)) == 1
+
+    run(test)
+
+
+def test_changed_data_is_refused_on_resume(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=9)
+        await buffer.begin_rl(0, steps=9, version=0)
+        for lease in await buffer.lease("w", 9, 0):
+            await buffer.finish("w", answer(lease))
+        await buffer.close()
+        other = opened(RolloutBuffer(tmp_path / "journal", TRAIN[:3], [], RolloutConfig(), 5, 30.0))
+        with pytest.raises(ValueError, match="which the data no longer has; resume with"):
+            await other.begin_rl(0, steps=9, version=0)
+
+    run(test)
+
+
+def test_two_buffers_never_write_one_journal(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        with pytest.raises(JournalInUse):
+            make(tmp_path)
+        await buffer.close()
+        await buffer.close()
+        await make(tmp_path).close()
+
+    run(test)
+
+
+def test_prompt_ids_are_unique(tmp_path: Path):
+    with pytest.raises(ValueError, match=re.escape("each training prompt needs an id of its own, got 'p1' twice")):
+        RolloutBuffer(tmp_path, [TRAIN[0], TRAIN[1], TRAIN[1]], [], RolloutConfig(), 0, 30.0)
+
+
+def test_an_empty_held_out_set_is_evaluated_at_once(tmp_path: Path):
+    async def test() -> None:
+        buffer = opened(RolloutBuffer(tmp_path / "journal", TRAIN, [], RolloutConfig(), 5, 30.0))
+        await buffer.begin_eval(0, 2, 1.0, None)
+        assert await buffer.eval_result(0) == []
+
+    run(test)
+
+
+def test_workers_that_run_at_once_never_break_the_bound(tmp_path: Path):
+    """Four workers of uneven speed, staleness 2: every group once, no token older than allowed, all steps done."""
+
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=2, groups_per_step=3)
+        await buffer.begin_rl(0, steps=12, version=0)
+        version, ages, trained = 0, [], []
+
+        async def worker(name: str, seed: int) -> None:
+            rng = np.random.default_rng(seed)
+            while True:
+                for lease in await buffer.lease(name, 2, 0.5):
+                    sampled_by = version
+                    await asyncio.sleep(float(rng.exponential(0.002)))
+                    await buffer.finish(name, answer(lease, [1.0, float(rng.random() < 0.3)], sampled_by))
+
+        workers = [asyncio.create_task(worker(f"w{i}", i)) for i in range(4)]
+        for _ in range(12):
+            info, batch = await buffer.next_batch(10)
+            ages += list(version - batch.versions[batch.loss_mask])
+            trained += info.groups
+            await asyncio.sleep(0.002)
+            await buffer.trained(info.groups, version + 1)
+            await buffer.new_version(version + 1)
+            version += 1
+        for task in workers:
+            task.cancel()
+        await buffer.end_phase()
+        assert len(set(trained)) == len(trained) == 36
+        assert 0 < max(ages) <= 2
+        assert min(ages) == 0
+        await buffer.close()
+        assert Ledger(replay(tmp_path / "journal")).entries == buffer._ledger.entries  # the fold is the state
+
+    run(test)

@@ -1,0 +1,61 @@
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rollout.datasets import SupervisedDataset, batch_rows, num_steps, write_supervised
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "epochs", "expected"),
+    [(100, 32, 1.0, 4), (100, 25, 1.0, 4), (100, 25, 0.5, 2), (100, 25, 0.1, 1), (8, 64, 3.0, 3), (90, 30, 2.1, 7)],
+)
+def test_number_of_steps(rows, batch_size, epochs, expected):
+    assert num_steps(rows, batch_size, epochs) == expected
+
+
+def test_every_epoch_has_every_row_once_in_an_order_of_its_own():
+    rows = [int(row) for step in range(8) for row in batch_rows(20, 5, seed=1, step=step)]
+    assert sorted(rows[:20]) == sorted(rows[20:]) == list(range(20))
+    assert rows[:20] != rows[20:]
+
+
+def test_batches_are_always_full_and_run_over_the_end_of_an_epoch():
+    batches = [batch_rows(7, 3, seed=1, step=step) for step in range(7)]
+    assert {len(batch) for batch in batches} == {3}
+    assert Counter(int(row) for batch in batches for row in batch) == dict.fromkeys(range(7), 3)
+
+
+def test_a_batch_larger_than_the_data_is_the_data():
+    assert sorted(batch_rows(4, 64, seed=0, step=5)) == [0, 1, 2, 3]
+
+
+def test_a_file_comes_back_row_by_row(tmp_path: Path):
+    path = tmp_path / "deep" / "demos.parquet"
+    assert write_supervised(path, [([1, 2], [3]), ([4], [5, 6])]) == 2
+    data = SupervisedDataset(path)
+    assert [(e.prompt_ids.tolist(), e.response_ids.tolist()) for e in map(data.__getitem__, range(2))] == [
+        ([1, 2], [3]),
+        ([4], [5, 6]),
+    ]
+    assert {len(e.prompt_ids) for e in data.batch(0, 2, seed=0)} == {1, 2}
+    assert [p.name for p in path.parent.iterdir()] == ["demos.parquet"]  # nothing left of the atomic write
+
+
+def test_examples_without_an_answer_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="got 2 and 0 tokens in row 1"):
+        write_supervised(tmp_path / "x.parquet", [([1], [2]), ([1, 2], [])])
+
+
+def test_an_empty_file_is_refused(tmp_path: Path):
+    write_supervised(tmp_path / "x.parquet", [])
+    with pytest.raises(ValueError, match="has no examples"):
+        SupervisedDataset(tmp_path / "x.parquet")
+
+
+def test_a_file_without_the_columns_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"prompt_ids": [[1]]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"lacks \['response_ids'\]"):
+        SupervisedDataset(tmp_path / "x.parquet")
