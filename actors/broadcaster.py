@@ -97,7 +97,7 @@ class WeightBroadcaster:
         if not diff <= self._tolerance:
             raise WeightsDisagree(
                 f"{name} does not compute with version {version}: log-probs of the probe differ from the learner's by "
-                f"{diff:.2g}, tolerance {self._tolerance:.2g}. Part of the weights did not arrive (often a tied output head), "
-                "or the engine's precision is lower than the learner's (raise actors.probe_tolerance)"
+                f"{diff:.2g}, tolerance {self._tolerance:.2g}. Part of the weights did not arrive (often a tied "
+                "output head), or the engine's precision is lower than the learner's (raise actors.probe_tolerance)"
             )
         return diff

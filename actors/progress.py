@@ -17,7 +17,6 @@ class Progress:
         self._metrics_file = run_dir / "metrics.jsonl"
         self._rl_steps = rl_steps
         self._clock = clock
-        self._began = clock()
         self._seconds: dict[str, float] = defaultdict(float)  # spent per kind of work
         self._units: dict[str, float] = defaultdict(float)  # steps of it (evaluations count as one)
         self._since: tuple[float, str] | None = None
@@ -58,7 +57,6 @@ class Progress:
             self.current,
             buffer=buffer or self.current.buffer,
             waiting=waiting,
-            elapsed_s=now - self._began,
             remaining_s=self._remaining(),
         )
         return self.current

@@ -63,6 +63,7 @@ class RunStatus:
     waiting: str = ""
     """What the controller waits for now: who, for whom, since when."""
     elapsed_s: float = 0.0
+    """Since the command was given; the driver's to fill in."""
     remaining_s: float | None = None
     """Estimate of the time left; None until there is one."""
     message: str = ""

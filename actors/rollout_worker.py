@@ -90,6 +90,8 @@ class RolloutWorker:
             room = self._max_concurrent - len(self._groups)
             if room > 0:
                 for lease in await self._buffer.lease(self.name, room, _LEASE_WAIT_S):
+                    if earlier := self._groups.get(lease.key):  # its lease expired, and came back here
+                        earlier.cancel()
                     self._groups[lease.key] = asyncio.create_task(self._serve(lease))
             if self._groups and (room <= 0 or len(self._groups) >= self._max_concurrent):
                 await asyncio.wait(

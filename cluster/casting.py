@@ -58,7 +58,7 @@ class Casting:
     def workers(self, model_dir: str, buffer: "Peer", verifiers: "Peer") -> "dict[str, Peer]":
         """Rollout workers, each with an engine of its own."""
         from actors.rollout_worker import RolloutWorker
-        from rollout.engine_env import ENGINE_ENV
+        from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV
 
         rollout, actors = self._config.rollout, self._config.actors
         return {
@@ -73,7 +73,7 @@ class Casting:
                 rollout.max_concurrent,
                 actors.lease_timeout_s / 4,
                 actors.call_timeout_s,
-                env={} if self.on_gpu else ENGINE_ENV,
+                env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
                 num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
                 deadline_s=actors.start_timeout_s,
             )

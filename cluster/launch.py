@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
     Returns:
         The final status: `finished`, `interrupted` (resumable) or `failed`, with a message.
     """
+    show = _timed(show)
     show(RunStatus(waiting="model and data"))
     materials = await asyncio.to_thread(prepare, config, run_dir)
     with _stop_signals() as stop, _ray(config) as (ray_app, gpus):
@@ -87,6 +89,7 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
     """Held-out pass@k of a model directory, with the workers and verifiers that a run uses."""
     from rollout.evaluation import summarize
 
+    show = _timed(show)
     show(RunStatus(waiting="model and data"))
     tokenizer = await asyncio.to_thread(load_tokenizer, str(checkpoint))
     train_prompts, held_out = load_problems(config, tokenizer)
@@ -107,6 +110,12 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
             return EvalRow(str(checkpoint), "evaluation", metrics, len(counts), plan.samples)
         finally:
             await crew.down()
+
+
+def _timed(show: Show) -> Show:
+    """Pictures whose elapsed time counts from now: coming up is part of the wait."""
+    began = time.monotonic()
+    return lambda status: show(replace(status, elapsed_s=time.monotonic() - began))
 
 
 @contextlib.contextmanager

@@ -33,10 +33,13 @@ class Workflow(Protocol):
 async def single_turn(lease: Lease, context: Context) -> RolloutGroup:
     """Each sibling is one answer to the prompt, scored once the group is complete."""
     prompt_ids = np.array(lease.prompt.token_ids, np.int32)
-    async with asyncio.TaskGroup() as tasks:
-        answers = [
-            tasks.create_task(context.generate("answer", index, prompt_ids)) for index in range(lease.num_samples)
-        ]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            answers = [
+                tasks.create_task(context.generate("answer", index, prompt_ids)) for index in range(lease.num_samples)
+            ]
+    except ExceptionGroup as failures:  # siblings fail together; the first says why
+        raise failures.exceptions[0] from None
     responses = [answer.result() for answer in answers]
     verdicts = await context.score(responses)
     rollouts = tuple(

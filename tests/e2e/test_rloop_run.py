@@ -1,11 +1,11 @@
 """A small whole run, and what its numbers must say. Then the same run, killed half way and resumed."""
 
-import os
 import signal
 import subprocess
 import time
 
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT, FinishedRun, command, rloop
 
@@ -85,24 +85,40 @@ def test_the_final_checkpoint_loads_in_transformers_and_in_vllm(run):
     assert final > 0
 
 
-def test_a_run_that_is_killed_is_finished_by_resume(run, runs):
-    arguments = [*SMALL, "schedule.iterations=1", "actors.checkpoint_every_s=2", f"cluster.runs_dir={runs}"]
-    killed = FinishedRun(runs / "killed")
-    process = subprocess.Popen(
-        command("train", *arguments, "--name", "killed"), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+def wait_for_step(process: subprocess.Popen, run: FinishedRun, step: int) -> None:
     deadline = time.monotonic() + 300
-    while not (killed.root / "manifest.json").exists() or killed.manifest["step"] < 3:
+    while not (run.root / "manifest.json").exists() or run.manifest["step"] < step:
         assert process.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
-    step = killed.manifest["step"]
-    time.sleep(3)  # the watchdog clears away what the driver left
-    rloop("resume", str(killed.root))
-    assert killed.manifest["phase"] is None
-    assert [row["weights"] for row in killed.manifest["evals"]] == ["theta-0", "rl-0", "theta-1"]
-    steps = [row["step"] for row in killed.steps("rl")]
-    assert steps[-(10 - step) :] == list(range(step + 1, 11))  # it went on where the manifest stood
-    assert killed.manifest["started_from"]["theta-1"] == killed.manifest["weights"]["theta-0"]
+        time.sleep(0.1)
+
+
+def test_a_run_that_is_interrupted_and_then_killed_is_finished_by_resume(run, runs):
+    """One run, three lives: Ctrl-C, SIGKILL of the driver, the end."""
+    stopped = FinishedRun(runs / "stopped")
+    small = [*SMALL, "schedule.iterations=1", "actors.checkpoint_every_s=1", f"cluster.runs_dir={runs}"]
+    first = subprocess.Popen(command("train", *small, "--name", "stopped"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for_step(first, stopped, 2)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 130  # a checkpoint, and everything closed in order
+    at_interrupt = stopped.manifest["step"]
+    assert 2 <= at_interrupt < 10
+
+    second = subprocess.Popen(command("resume", str(stopped.root)), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for_step(second, stopped, at_interrupt + 2)
+    family = psutil.Process(second.pid).children(recursive=True)
+    assert len(family) >= 8  # Ray's own, the actors, the engine, the verifier
+    second.kill()
+    second.wait(10)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert [process.name() for process in alive] == []
+
+    at_kill = stopped.manifest["step"]
+    rloop("resume", str(stopped.root))
+    manifest = stopped.manifest
+    assert manifest["phase"] is None
+    assert [row["weights"] for row in manifest["evals"]] == ["theta-0", "rl-0", "theta-1"]
+    assert manifest["started_from"]["theta-1"] == manifest["weights"]["theta-0"]
+    last_life = [row["step"] for row in stopped.steps("rl")][-(10 - at_kill) :]
+    assert last_life == list(range(at_kill + 1, 11))  # it went on where the manifest stood
+    assert max(row["staleness_max"] for row in stopped.steps("rl")) <= 1
