@@ -5,9 +5,11 @@ Usage: python two_ranks.py RANK PORT FOLDER, with `job.pickle` in FOLDER; writes
 
 import ctypes
 import dataclasses
+import faulthandler
 import pickle
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from trainer.learner import LearnerRank
 
 def main(rank: int, port: int, folder: Path) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the test
+    faulthandler.enable()
     torch.set_num_threads(1)
     job: dict[str, Any] = pickle.loads((folder / "job.pickle").read_bytes())
     learner = LearnerRank(rank, 2, job["model_dir"], job["config"])
@@ -41,8 +44,17 @@ def main(rank: int, port: int, folder: Path) -> None:
     learner.export(str(folder / "export"))
     report["layout"] = layout
     (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps(report))
+    wait_for(folder / f"rank-{1 - rank}.pickle", 60)  # a rank that leaves first may cut the other's last collective
     learner.close()
     learner.close()
+
+
+def wait_for(path: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:g} s for the other rank's {path.name}")
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":
