@@ -68,6 +68,7 @@ class RolloutBuffer:
         self._version = 0
         self._phase: RLPhase | SFTPhase | EvalPhase | None = None
         self._finished = 0
+        self._tokens = 0
         self._dropped: Counter[str] = Counter()
         self._expired = 0
         self._change = asyncio.Event()
@@ -229,6 +230,7 @@ class RolloutBuffer:
         self._record(Finished(group.key, worker, payload, *_versions(group), fate, reason))
         self._leases.end(group.key)
         self._finished += 1
+        self._tokens += sum(len(rollout.response) for rollout in group.rollouts)
         if reason:
             self._dropped[reason] += 1
         self._notify()
@@ -335,6 +337,7 @@ class RolloutBuffer:
             accepted=rl.admission.accepted if rl else 0,
             capacity=rl.admission.capacity(self._max_in_flight) if rl else 0,
             finished=self._finished,
+            tokens=self._tokens,
             dropped=dict(self._dropped),
             expired=self._expired,
             refused=self._ledger.refused.total(),

@@ -229,8 +229,6 @@ class Controller:
                 await self._buffer.trained(info.groups, version)
                 metrics |= await self._publish(version, "")
             seconds = self._clock() - began
-            if phase.kind == "rl":
-                metrics["generate_tokens_per_s"] = info.num_loss_tokens / seconds
             metrics["train_tokens_per_s"] = info.num_tokens / seconds
             self._progress.step(
                 phase.kind, seconds, metrics, iteration=phase.iteration, step=step, version=self._manifest.version

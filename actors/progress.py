@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from actors.records import BufferStatus, PhaseKind, RunState, RunStatus
+
+_RATE_PICTURES = 20  # the generation rate is over the last so many pictures, about ten seconds
 
 
 class Progress:
@@ -20,6 +22,7 @@ class Progress:
         self._seconds: dict[str, float] = defaultdict(float)  # spent per kind of work
         self._units: dict[str, float] = defaultdict(float)  # steps of it (evaluations count as one)
         self._since: tuple[float, str] | None = None
+        self._generated: deque[tuple[float, int]] = deque(maxlen=_RATE_PICTURES)
         self.current = RunStatus(iterations=iterations)
         self.still_to_come: Callable[[], dict[str, float]] = dict
         """Units left per kind of work after the current phase; set by the controller."""
@@ -52,6 +55,12 @@ class Progress:
     def picture(self, buffer: BufferStatus | None = None) -> RunStatus:
         """The status as of now."""
         now = self._clock()
+        if buffer:
+            self._generated.append((now, buffer.tokens))
+            then, before = self._generated[0]
+            if now > then:
+                rate = (buffer.tokens - before) / (now - then)
+                self.update(metrics={**self.current.metrics, "generate_tokens_per_s": rate})
         waiting = f"{self._since[1]} ({now - self._since[0]:.0f} s)" if self._since else ""
         self.current = replace(
             self.current,

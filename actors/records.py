@@ -35,6 +35,8 @@ class BufferStatus:
     """Groups that may be started now."""
     finished: int = 0
     """Groups finished in this phase, all fates."""
+    tokens: int = 0
+    """Tokens of finished groups since the buffer came up, all fates."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Groups not trained in this phase, by reason (`zero_variance`, `failed`, `stale`, …)."""
     expired: int = 0

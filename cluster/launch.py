@@ -38,7 +38,7 @@ class Crew:
 
     def __init__(self, start_timeout_s: float) -> None:
         self._start_timeout_s = start_timeout_s
-        self._peers: "dict[str, Peer]" = {}
+        self._peers: dict[str, Peer] = {}
 
     async def up(self, peers: "dict[str, Peer]", first_call: str, *args: Any) -> dict[str, Any]:
         """Wait until actors answer their first call; the first that fails is raised with its name."""

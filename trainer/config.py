@@ -12,7 +12,7 @@ class ScratchConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokenizer: Literal["countdown", "bytes"] = Field(
-        "countdown", description="`countdown`: 24 characters; `bytes`: any text, with a chat template."
+        "countdown", description="`countdown`: digits and signs; `bytes`: any text, with a chat template."
     )
     hidden_size: int = Field(96, ge=8, description="Width of the residual stream.")
     num_layers: int = Field(4, ge=1, description="Transformer blocks.")

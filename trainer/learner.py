@@ -105,7 +105,7 @@ class LearnerRank:
         else:
             metrics = trainer.train([batch], Objective.sft(), self.optimizer)
         seconds = time.perf_counter() - began
-        return metrics | {"seconds": seconds, "tokens_per_s": metrics["tokens"] / seconds}
+        return metrics | {"train_s": seconds}
 
     def layout(self) -> WeightLayout:
         """Where each full tensor lies in a weight file, in the publish dtype."""

@@ -7,18 +7,18 @@ import time
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, FinishedRun, command, rloop
+from whole_run import ROOT, FinishedRun, command, rloop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SMALL = [
     "recipes/demo.yaml",
-    "schedule.warmup_demos=32000",
+    "schedule.warmup_demos=38400",
     "schedule.rl_steps=10",
     "data.countdown.eval_problems=40",
     "eval.samples=16",
     "eval.ks=[1,8,16]",
-    "trainer.rl.optim.lr=1.0e-3",
+    "trainer.rl.optim.lr=3.0e-4",
 ]
 
 
