@@ -34,6 +34,7 @@ class WeightBroadcaster:
         self._call_timeout_s = call_timeout_s
         self._files: list[MemoryFile] = []
         self._published = -1
+        self._attested: list[FloatArray] = []
         self._busy = asyncio.Lock()
 
     async def probe_sequences(self) -> list[IntArray]:
@@ -63,7 +64,9 @@ class WeightBroadcaster:
             expected: [L-1] per probe sequence: the learner's log-probs under these weights.
 
         Returns:
-            `sync_s`, the seconds until all engines ran on the version, and `probe_max_diff` over all engines.
+            `sync_s`, the seconds until all engines ran on the version; `probe_max_diff` over all engines; and
+            `probe_moved`, how far the learner's own probe moved since the last version: where it is below the
+            tolerance, attestation cannot tell these two versions apart.
 
         Raises:
             WeightsDisagree: An engine labels its tokens otherwise, or computes other log-probs.
@@ -81,8 +84,14 @@ class WeightBroadcaster:
             for name, version in zip(self._workers, loaded, strict=True):
                 if version != slot.version:
                     raise WeightsDisagree(f"{name} labels tokens with version {version} after loading {slot.version}")
-            self._published = slot.version
-            return {"sync_s": seconds, "attest_s": time.monotonic() - began - seconds, "probe_max_diff": max(diffs)}
+            moved = _max_diff(expected, self._attested) if self._attested else 0.0
+            self._published, self._attested = slot.version, list(expected)
+            return {
+                "sync_s": seconds,
+                "attest_s": time.monotonic() - began - seconds,
+                "probe_max_diff": max(diffs),
+                "probe_moved": moved,
+            }
 
     async def close(self) -> None:
         """Free the shared memory. Safe to call twice."""
@@ -93,7 +102,7 @@ class WeightBroadcaster:
         answers = await within(
             self._call_timeout_s, self._workers[name].probe(self._probe), f"attestation of {version} waits for {name}"
         )
-        diff = max(float(np.abs(a - e).max()) for a, e in zip(answers, expected, strict=True))
+        diff = _max_diff(answers, expected)
         if not diff <= self._tolerance:
             raise WeightsDisagree(
                 f"{name} does not compute with version {version}: log-probs of the probe differ from the learner's by "
@@ -101,3 +110,7 @@ class WeightBroadcaster:
                 "output head), or the engine's precision is lower than the learner's (raise actors.probe_tolerance)"
             )
         return diff
+
+
+def _max_diff(some: Sequence[FloatArray], others: Sequence[FloatArray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))

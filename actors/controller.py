@@ -13,6 +13,7 @@ manifest. Whatever the manifest does not name did not happen.
 import asyncio
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from actors.manifest import Manifest
 from actors.progress import Progress
 from actors.protocols import Broadcaster, Buffer, Learner
 from actors.records import EvalRow, RunStatus
+from actors.waiting import while_progressing
 from rollout.config import EvalConfig
 from rollout.evaluation import summarize
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
@@ -31,9 +33,15 @@ from trainer.phases import Phase, PhaseScheduler
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_MOST_FAILED = 0.5  # share of an evaluation's answers without a verdict
+
 
 class Interrupted(Exception):
     """Somebody asked the run to stop; its state is committed."""
+
+
+class EvaluationFailed(RuntimeError):
+    """Too many answers could not be judged for the evaluation to mean anything."""
 
 
 class NotTheStartingPolicy(RuntimeError):
@@ -88,6 +96,11 @@ class Controller:
         self._progress.still_to_come = self._still_to_come
         manifest = run_dir / "manifest.json"
         self._manifest = Manifest.load(manifest) if manifest.exists() else Manifest(config_digest=plan.config_digest)
+        if self._manifest.config_digest != plan.config_digest:
+            raise ValueError(
+                f"{manifest} was written under another configuration ({self._manifest.config_digest[:12]}, now "
+                f"{plan.config_digest[:12]}); restore config.yaml as it was, or start a new run with --name"
+            )
         self._manifest = replace(self._manifest, incarnation=self._manifest.incarnation + 1)
 
     # -- what others ask --------------------------------------------------------------------------------------
@@ -100,6 +113,11 @@ class Controller:
             await self._open()
             while phase := self._scheduler.next(self._manifest.done):
                 await self._run_phase(phase)
+            if unfinished := self._manifest.phase:
+                raise RuntimeError(
+                    f"the {unfinished.kind} phase of iteration {unfinished.iteration + 1} is unfinished, but the "
+                    f"schedule ends before it; resume with schedule.iterations={unfinished.iteration + 1} or more"
+                )
             self._progress.state("finished")
         except Interrupted:
             self._progress.state("interrupted", self._stop_reason)
@@ -262,6 +280,12 @@ class Controller:
         counts = await self._patiently(self._buffer.eval_result, f"evaluation of {weights}")
         await self._buffer.end_phase()
         metrics = summarize(counts, plan.ks)
+        if metrics["failed_frac"] > _MOST_FAILED:
+            raise EvaluationFailed(
+                f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "
+                "errors); pass@k of the rest would mislead. The journal holds each verdict's feedback; mend the "
+                "verifier, or raise verifier.timeout_s, and resume"
+            )
         row = EvalRow(weights, after, metrics, num_problems=len(counts), num_samples=plan.samples)
         self._progress.step("eval", self._clock() - began, metrics, weights=weights, after=after)
         self._progress.update(evals=(*self._manifest.evals, row))
@@ -280,6 +304,8 @@ class Controller:
         phase = self._manifest.phase
         assert phase is not None
         directory = f"checkpoints/steps/{phase.kind}-{phase.iteration}-{self._manifest.step}"
+        if directory == self._manifest.checkpoint:
+            return  # committed already; rewriting it in place would leave a moment without it
         self._progress.waiting(f"checkpoint {directory}")
         await self._learner.save(str(self._run_dir / directory), optimizer=True)
         self._commit(replace(self._manifest, checkpoint=directory))
@@ -295,15 +321,11 @@ class Controller:
     async def _patiently(self, ask: Callable[[float], Coroutine[Any, Any, T]], what: str) -> T:
         """Wait as long as groups keep finishing; give up after `stall_s` without any. A stop request ends it."""
         self._progress.waiting(f"buffer: {what}")
-        finished = -1
-        while True:
-            try:
-                return await self._unless_stopped(ask(self._plan.stall_s))
-            except TimeoutError:
-                now = (await self._buffer.status()).finished
-                if now == finished:
-                    raise
-                finished = now
+
+        async def finished() -> int:
+            return (await self._buffer.status()).finished
+
+        return await while_progressing(lambda: self._unless_stopped(ask(self._plan.stall_s)), finished)
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
         task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
@@ -343,10 +365,13 @@ class Controller:
 
 
 def _copy_directory(source: Path, target: Path) -> None:
-    """Copy atomically; an existing target wins."""
+    """Copy atomically; an existing target wins, also one that another run makes at this moment."""
     if target.exists():
         return
-    scratch = target.with_name(target.name + ".tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(source, scratch)
-    scratch.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    shutil.copytree(source, scratch, dirs_exist_ok=True)
+    try:
+        scratch.rename(target)
+    except OSError:
+        shutil.rmtree(scratch)

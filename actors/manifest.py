@@ -4,11 +4,11 @@ Resume = manifest + journal. Whatever the manifest does not name did not happen.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from actors.records import EvalRow
+from trainer.directories import write_atomically
 from trainer.phases import Phase
 
 _FORMAT = 1
@@ -43,17 +43,7 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write durably and atomically: a crash leaves the old manifest or the new one."""
-        scratch = path.with_suffix(".tmp")
-        with scratch.open("w") as file:
-            json.dump({"format": _FORMAT, **asdict(self)}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_atomically(path, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":

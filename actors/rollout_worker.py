@@ -9,15 +9,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from actors.protocols import Buffer, Verifiers
-from actors.waiting import within
+from actors.waiting import PeerLost, within
 from rollout.engine import Engine
 from rollout.records import FloatArray, GenerationRequest, GroupKey, IntArray, Lease, Segment
 from rollout.seeds import sample_seed
 from rollout.weights import WeightSlot
 from rollout.workflows import Workflow, single_turn
+from verifiers.pool import VerifierUnavailable
 from verifiers.records import ScoreRequest, Verdict
 
 logger = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ class RolloutWorker:
         except asyncio.CancelledError:
             await self._engine.abort(request.id)
             raise
-        return _join(pieces)
+        return Segment.concatenate(pieces)
 
     async def score(self, lease: Lease, responses: Sequence[Segment]) -> list[Verdict]:
         """Verdicts for decoded answers. The one place where an exception becomes data."""
@@ -158,6 +157,8 @@ class RolloutWorker:
                 self._verifiers.score(requests),
                 f"{self.name} waits for verdicts on {lease.prompt.id}",
             )
+        except (PeerLost, VerifierUnavailable):
+            raise  # nothing can be scored any more: that is the run's end, not a property of this answer
         except Exception as error:  # the boundary: a bad rollout is data, not a crash
             logger.warning("scoring %s failed: %s", lease.prompt.id, error)
             verdict = Verdict(None, "error", "pool", "0", feedback=f"{type(error).__name__}: {error}")
@@ -176,14 +177,3 @@ class _LeaseContext:
 
     async def score(self, responses: Sequence[Segment]) -> list[Verdict]:
         return await self._worker.score(self._lease, responses)
-
-
-def _join(pieces: Sequence[Segment]) -> Segment:
-    if not pieces:
-        return Segment.empty()
-    return Segment(
-        np.concatenate([piece.token_ids for piece in pieces]),
-        np.concatenate([piece.logprobs for piece in pieces]),
-        np.concatenate([piece.versions for piece in pieces]),
-        pieces[-1].finish_reason,
-    )

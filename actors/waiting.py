@@ -1,7 +1,7 @@
 """The one way to wait for another process: with a deadline, and a sentence that says who waits for what."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -33,3 +33,16 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
         if scope.expired():
             raise DeadlineExceeded(f"{what}: no answer in {seconds:g} s") from error
         raise
+
+
+async def while_progressing(ask: Callable[[], Awaitable[T]], progress: Callable[[], Awaitable[int]]) -> T:
+    """Ask again after each time-out as long as `progress` has grown since the last; else the time-out is raised."""
+    before = await progress()
+    while True:
+        try:
+            return await ask()
+        except TimeoutError:
+            now = await progress()
+            if now == before:
+                raise
+            before = now

@@ -1,11 +1,13 @@
 """Who plays what: builds every actor of a run from the parts of the configuration that it needs, and its resources."""
 
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.materials import Materials
+from cluster.materials import Materials, Recipe
 from cluster.settings import Refused
+from trainer.phases import RLoopSchedule
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -21,8 +23,9 @@ class Casting:
         self._run_dir = run_dir
         self._ray_app = ray_app
         engines = config.actors.rollout_workers * config.rollout.engine.tensor_parallel
-        self.on_gpu = gpus >= engines + config.trainer.ranks
-        if gpus and not self.on_gpu:
+        # Ray counts the node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
+        self.on_gpu = gpus > 0 and not version("torch").endswith("+cpu")
+        if self.on_gpu and gpus < engines + config.trainer.ranks:
             raise Refused(
                 [
                     f"{engines} engine and {config.trainer.ranks} learner GPUs are asked for, the cluster has {gpus}; "
@@ -126,7 +129,6 @@ class Casting:
         """The controller, which drives the others."""
         from actors.controller import Controller, Plan
         from actors.learner_group import LearnerGroup
-        from trainer.phases import RLoopSchedule
 
         config, recipe = self._config, materials.recipe
         plan = Plan(
@@ -142,13 +144,12 @@ class Casting:
             checkpoint_every_s=config.actors.checkpoint_every_s,
             config_digest=config.digest(),
         )
-        schedule = RLoopSchedule(config.schedule.iterations, warmup=bool(recipe.warmup_dataset))
         return self._host(
             Controller,
             "controller",
             plan,
             self._run_dir,
-            schedule,
+            make_schedule(config, recipe),
             buffer,
             LearnerGroup(list(ranks.values())),
             broadcaster,
@@ -164,6 +165,11 @@ class Casting:
             deadline_s=deadline_s or self._config.actors.call_timeout_s,
             **options,
         )
+
+
+def make_schedule(config: "RunConfig", recipe: Recipe) -> RLoopSchedule:
+    """The phases of a run."""
+    return RLoopSchedule(config.schedule.iterations, warmup=bool(recipe.warmup_dataset))
 
 
 def make_engine(model_dir: str, engine: Any, context_length: int, seed: int) -> Any:

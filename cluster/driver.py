@@ -5,6 +5,7 @@ Holds no state of the run. What happens in the cluster is `cluster.launch`; this
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -36,9 +37,13 @@ def run(config: RunConfig, run_dir: Path, console: Console, resume: bool, dry_ru
     _log_to(directory.logs / "driver.log")
     try:
         with directory.claim():
+            if resume:
+                directory.record(config)
             status = _launch(config, directory, console)
     except Exception as error:
-        if not isinstance(error, Refused):
+        if isinstance(error, Refused) and not resume:
+            shutil.rmtree(run_dir)  # refused after all (a cluster that is too small): nothing is left behind
+        elif not isinstance(error, Refused):
             logger.exception("the run failed")
             console.print(f"Logs: {directory.logs}", style="red", markup=False)
         raise

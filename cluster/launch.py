@@ -6,18 +6,20 @@ The driver holds no state of the run: kill it at any moment and `rloop resume` g
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from actors.manifest import Manifest
 from actors.ray_settings import prepare_local_cluster
-from actors.records import EvalRow, RunStatus
-from actors.waiting import PeerLost, within
-from cluster.casting import Casting
+from actors.records import BufferStatus, EvalRow, RunStatus
+from actors.waiting import PeerLost, while_progressing, within
+from cluster.casting import Casting, make_schedule
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
 
 if TYPE_CHECKING:
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_STOP_S = 30.0  # a stop request is answered with a checkpoint within this time
-_CLOSE_S = 10.0
+_STOP_S = 20.0  # a stop request is answered with a checkpoint within this time
+_CLOSE_S = 8.0  # and everybody is gone this much later, or killed
+_ANSWER_S = 5.0  # the controller answers questions between two awaits
+_SILENT_S = 60.0  # a worker that does not answer for so long counts as lost
+
+T = TypeVar("T")
 
 Show = Callable[[RunStatus], None]
 
@@ -38,27 +44,33 @@ class Crew:
 
     def __init__(self, start_timeout_s: float) -> None:
         self._start_timeout_s = start_timeout_s
-        self._peers: dict[str, Peer] = {}
+        self._stages: list[dict[str, Peer]] = []
 
-    async def up(self, peers: "dict[str, Peer]", first_call: str, *args: Any) -> dict[str, Any]:
+    async def up(self, peers: "dict[str, Peer]", first_call: str, *args: Any) -> None:
         """Wait until actors answer their first call; the first that fails is raised with its name."""
-        self._peers |= peers
-        answers = await asyncio.gather(
+        self._stages.append(peers)
+        await asyncio.gather(
             *(
                 within(self._start_timeout_s, peer.call(first_call, *args), f"{name} comes up")
                 for name, peer in peers.items()
             )
         )
-        return dict(zip(peers, answers, strict=True))
 
     async def down(self) -> None:
-        """Close everyone, newest first; whoever does not answer is killed."""
-        for name, peer in reversed(self._peers.items()):
-            try:
-                await within(_CLOSE_S, peer.call("close"), f"{name} closes")
-            except (TimeoutError, PeerLost, RuntimeError) as error:
-                logger.info("%s did not close by itself: %s", name, error)
-            peer.kill()
+        """Close everyone, newest first; whoever does not answer in time is killed."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + _CLOSE_S
+        for stage in reversed(self._stages):
+            left = max(deadline - clock(), 0.5)
+            await asyncio.gather(*(_close(name, peer, left) for name, peer in stage.items()))
+
+
+async def _close(name: str, peer: "Peer", seconds: float) -> None:
+    try:
+        await within(seconds, peer.call("close"), f"{name} closes")
+    except (TimeoutError, PeerLost, RuntimeError) as error:
+        logger.info("%s did not close by itself: %s", name, error)
+    peer.kill()
 
 
 async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
@@ -75,18 +87,37 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
     show = _timed(show)
     show(RunStatus(waiting="model and data"))
     materials = await asyncio.to_thread(prepare, config, run_dir)
+    if finished := _already_finished(config, run_dir, materials):
+        return finished
     with _stop_signals() as stop, _ray(config) as (ray_app, gpus):
         crew = Crew(config.actors.start_timeout_s)
         try:
             casting = Casting(config, run_dir, ray_app, gpus)
-            controller, workers = await _assemble(config, casting, run_dir, materials, crew, show)
-            return await _watch(controller, workers, stop, show)
+            assembled = await _unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
+            if assembled is None:
+                return RunStatus(state="interrupted", message="asked to stop while starting")
+            return await _watch(*assembled, stop, show)
         finally:
             await crew.down()
 
 
+def _already_finished(config: "RunConfig", run_dir: Path, materials: Materials) -> RunStatus | None:
+    """The final status of a run that has nothing left to do: then nothing is started."""
+    path = run_dir / "manifest.json"
+    if not path.exists():
+        return None
+    manifest = Manifest.load(path)
+    if manifest.phase or make_schedule(config, materials.recipe).next(manifest.done):
+        return None
+    iterations = config.schedule.iterations
+    return RunStatus("finished", iterations=iterations, version=manifest.version, evals=manifest.evals)
+
+
 async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow:
-    """Held-out pass@k of a model directory, with the workers and verifiers that a run uses."""
+    """Held-out pass@k of a model directory, with the workers and verifiers that a run uses.
+
+    Its scratch directory, with the logs, stays behind when it fails; the message names it.
+    """
     from rollout.evaluation import summarize
 
     show = _timed(show)
@@ -95,21 +126,45 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
     train_prompts, held_out = load_problems(config, tokenizer)
     probe = probe_sequences(len(tokenizer), config.rollout.context_length)
     materials = Materials(Recipe(str(checkpoint), "", ""), train_prompts, held_out, probe)
-    with tempfile.TemporaryDirectory(prefix="rloop-eval-") as scratch, _ray(config) as (ray_app, gpus):
+    scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-"))
+    with _ray(config) as (ray_app, gpus):
         crew = Crew(config.actors.start_timeout_s)
-        casting = Casting(config, Path(scratch), ray_app, gpus)
         try:
-            buffer, verifiers = await _assemble_scoring(casting, Path(scratch), materials, crew, show)
+            casting = Casting(config, scratch, ray_app, gpus)
+            buffer, verifiers = await _assemble_scoring(casting, scratch, materials, crew, show)
             show(RunStatus(waiting="engines"))
-            await crew.up(casting.workers(str(checkpoint), buffer, verifiers), "start")
-            plan = config.eval
-            await buffer.begin_eval(0, plan.samples, plan.temperature, plan.limit)
+            workers = casting.workers(str(checkpoint), buffer, verifiers)
+            await crew.up(workers, "start")
             show(RunStatus(state="running", phase="eval", waiting="evaluation"))
-            counts = await buffer.eval_result(config.actors.stall_s)
-            metrics = summarize(counts, plan.ks)
-            return EvalRow(str(checkpoint), "evaluation", metrics, len(counts), plan.samples)
+            counts = await _counts(buffer, workers, config)
+        except BaseException as error:
+            error.add_note(f"what each process wrote: {scratch / 'logs'}")
+            raise
         finally:
             await crew.down()
+    shutil.rmtree(scratch)
+    return EvalRow(str(checkpoint), "evaluation", summarize(counts, config.eval.ks), len(counts), config.eval.samples)
+
+
+async def _counts(buffer: "Peer", workers: "dict[str, Peer]", config: "RunConfig") -> Any:
+    """Evaluate, as long as groups keep finishing and the workers are well."""
+
+    async def finished() -> int:
+        status: BufferStatus = await buffer.status()
+        return status.finished
+
+    plan, stall_s = config.eval, config.actors.stall_s
+    await buffer.begin_eval(0, plan.samples, plan.temperature, plan.limit)
+    result = asyncio.ensure_future(while_progressing(lambda: buffer.eval_result(stall_s), finished))
+    illness = asyncio.ensure_future(_first_illness(workers))
+    try:
+        await asyncio.wait((result, illness), return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise PeerLost(illness.result())
+        return result.result()
+    finally:
+        result.cancel()
+        illness.cancel()
 
 
 def _timed(show: Show) -> Show:
@@ -159,47 +214,69 @@ async def _assemble(
     return controller, workers
 
 
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None when the stop event is set first; the work is cancelled then."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        stopped.cancel()
+
+
 async def _watch(controller: "Peer", workers: "dict[str, Peer]", stop: asyncio.Event, show: Show) -> RunStatus:
     """Show the run until it ends. A stop signal or a dead worker asks the controller for a checkpoint first."""
     run = asyncio.ensure_future(controller.call("run"))
-    failure, asked_at = "", 0.0
+    illness = asyncio.ensure_future(_first_illness(workers))
+    failure, give_up_at = "", float("inf")
     clock = asyncio.get_running_loop().time
-    while not run.done():
-        await asyncio.wait((run,), timeout=_POLL_S)
-        if not asked_at:
-            failure = await _ill(workers)
-            if failure or stop.is_set():
-                asked_at = clock()
-                await controller.stop(failure or "asked to stop")
-        elif clock() - asked_at > _STOP_S:
-            run.cancel()
-            return _ended(failure, f"no checkpoint within {_STOP_S:g} s; the last committed one stands")
-        if not run.done():
-            show(await controller.status())
     try:
-        status: RunStatus = run.result()
+        while not run.done():
+            await asyncio.wait((run,), timeout=_POLL_S)
+            if give_up_at == float("inf") and (stop.is_set() or illness.done()):
+                failure = illness.result() if illness.done() else ""
+                give_up_at = clock() + _STOP_S
+                await _ask(controller, "stop", failure or "asked to stop")
+            if clock() > give_up_at:
+                return _ended(failure, f"no checkpoint within {_STOP_S:g} s; the last committed one stands")
+            if not run.done() and (picture := await _ask(controller, "status")):
+                show(picture)
+        return await _outcome(run, controller, failure)
+    finally:
+        run.cancel()
+        illness.cancel()
+
+
+async def _outcome(run: "asyncio.Future[RunStatus]", controller: "Peer", failure: str) -> RunStatus:
+    """The final status; what ended a worker explains more than what the others saw of it."""
+    try:
+        status = run.result()
     except Exception as error:
         logger.exception("the run failed")
-        status = replace(await _last_picture(controller), state="failed", message=f"{type(error).__name__}: {error}")
+        picture = await _ask(controller, "status") or RunStatus()
+        status = replace(picture, state="failed", message=f"{type(error).__name__}: {error}")
     return replace(status, state="failed", message=failure) if failure else status
 
 
-async def _ill(workers: "dict[str, Peer]") -> str:
-    """What ended a worker, or '' while all are well."""
-    for name, worker in workers.items():
-        try:
-            await worker.health()
-        except Exception as error:  # whatever it is, it is the worker's end and becomes the run's message
-            return f"{name}: {type(error).__name__}: {error}"
-    return ""
-
-
-async def _last_picture(controller: "Peer") -> RunStatus:
+async def _ask(controller: "Peer", method: str, *args: Any) -> Any:
+    """Ask the controller something; None when it does not answer, which its `run` then explains."""
     try:
-        status: RunStatus = await controller.status()
-        return status
-    except (TimeoutError, PeerLost):
-        return RunStatus()
+        return await within(_ANSWER_S, controller.call(method, *args), f"driver waits for controller.{method}")
+    except (TimeoutError, PeerLost) as error:
+        logger.warning("%s", error)
+        return None
+
+
+async def _first_illness(workers: "dict[str, Peer]") -> str:
+    """Returns, with the reason, when a worker has ended or fallen silent."""
+    while True:
+        for name, worker in workers.items():
+            try:
+                await within(_SILENT_S, worker.health(), f"driver waits for {name}")
+            except Exception as error:  # whatever it is, it is the worker's end and becomes the run's message
+                return f"{name}: {type(error).__name__}: {error}"
+        await asyncio.sleep(_POLL_S)
 
 
 def _ended(failure: str, message: str) -> RunStatus:

@@ -5,7 +5,8 @@ Made once per run directory and found again on resume, so that a resumed run tra
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from rollout.countdown import CountdownProblem, demonstrations, problems
 from rollout.datasets import write_supervised
 from rollout.prompts import DataError, RawProblem, encode_prompts, load_prompts
 from rollout.records import IntArray, Prompt
+from trainer.directories import write_atomically
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -57,7 +59,7 @@ def prepare(config: "RunConfig", run_dir: Path) -> Materials:
         recipe = Recipe(**json.loads(noted.read_text()))
     else:
         recipe = _make_recipe(config, run_dir)
-        noted.write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+        write_atomically(noted, json.dumps(asdict(recipe), indent=1) + "\n")
     tokenizer = load_tokenizer(recipe.model_dir)
     train, held_out = load_problems(config, tokenizer)
     return Materials(recipe, train, held_out, probe_sequences(len(tokenizer), config.rollout.context_length))
@@ -95,7 +97,9 @@ def _make_recipe(config: "RunConfig", run_dir: Path) -> Recipe:
 
     cache = base_cache(config)
     if config.schedule.warmup_demos and cache.exists():
-        return Recipe(str(cache), warmup_dataset="", base_cache="")
+        # A copy: the run must not depend on what becomes of the cache.
+        shutil.copytree(cache, run_dir / "model", dirs_exist_ok=True)
+        return Recipe(str((run_dir / "model").resolve()), warmup_dataset="", base_cache="")
     model_dir = make_model(config.model.scratch, run_dir / "model", config.rollout.context_length, config.cluster.seed)
     if not config.schedule.warmup_demos:
         return Recipe(str(model_dir), warmup_dataset="", base_cache="")
@@ -108,6 +112,8 @@ def base_cache(config: "RunConfig") -> Path:
     shapes = [
         config.model.scratch.model_dump_json(),
         config.trainer.warmup.model_dump_json(),
+        config.trainer.max_grad_norm,
+        [problem.reference for problem in _countdown_held_out(config.data.countdown)],  # demonstrations leave these out
         config.trainer.compute_dtype,
         config.schedule.warmup_demos,
         config.rollout.context_length,
@@ -122,8 +128,7 @@ def _files(data: DataConfig) -> tuple[list[RawProblem], list[RawProblem]]:
     keys = (data.question_key, data.answer_key, data.id_key)
     problems = load_prompts(data.path, *keys, limit=data.limit)
     if data.eval_path is not None:
-        # Ids of two files may coincide; a group's identity may not.
-        return problems, [replace(p, id=f"eval/{p.id}") for p in load_prompts(data.eval_path, *keys)]
+        return problems, load_prompts(data.eval_path, *keys)
     order = np.random.default_rng(0).permutation(len(problems))  # the same rows are held out in every run
     count = max(1, round(len(problems) * data.eval_fraction))
     if count >= len(problems):

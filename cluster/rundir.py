@@ -16,6 +16,7 @@ from actors.records import BufferStatus, EvalRow, RunStatus
 from cluster.config import RunConfig, may_change
 from cluster.fields import as_yaml
 from cluster.settings import Refused, load
+from trainer.directories import write_atomically
 
 CONTENTS = {
     "config.yaml": "the resolved configuration; a recipe that runs again",
@@ -72,6 +73,10 @@ class RunDir:
             raise FileExistsError(self.root)
         draft.rename(self.root)
 
+    def record(self, config: RunConfig) -> None:
+        """Keep what a resume was allowed to change, so that the next one goes on with it."""
+        write_atomically(self.config, as_yaml(config))
+
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Hold the run for this process; the kernel lets go of it when the process ends, however it ends.
@@ -88,7 +93,7 @@ class RunDir:
 
     def write_status(self, status: RunStatus) -> None:
         """Replace `status.json` atomically: a reader sees the old picture or the new one."""
-        draft = self.status.with_suffix(".tmp")
+        draft = self.status.with_suffix(".tmp")  # twice a second: atomic, and no fsync
         draft.write_text(json.dumps(asdict(status)), encoding="utf-8")
         os.replace(draft, self.status)
 

@@ -4,6 +4,7 @@ Arrays are numpy, with shapes in the field notes: L tokens of an answer, P token
 batch, S sequences of a batch. Token ids go in and token ids come out; sampled tokens are never re-encoded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -19,18 +20,6 @@ BoolArray = npt.NDArray[np.bool_]
 FinishReason = Literal["stop", "length", "abort"]
 Purpose = Literal["train", "eval"]
 RolloutStatus = Literal["finished", "truncated", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyVersion:
-    """Which weights: the number only grows, while (iteration, step) jumps back when a phase re-initialises."""
-
-    number: int
-    """Monotonic over the whole run; what staleness is measured in."""
-    iteration: int
-    """RLoop iteration, from 0."""
-    step: int
-    """Optimizer step inside the phase that made these weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +103,16 @@ class Segment:
         """No tokens yet."""
         return cls(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int32), None)
 
-    def join(self, later: "Segment") -> "Segment":
-        """This segment followed by `later`, which decides how it ends."""
-        return Segment(
-            np.concatenate([self.token_ids, later.token_ids]),
-            np.concatenate([self.logprobs, later.logprobs]),
-            np.concatenate([self.versions, later.versions]),
-            later.finish_reason,
+    @classmethod
+    def concatenate(cls, pieces: Sequence["Segment"]) -> "Segment":
+        """Pieces of one answer in order; the last decides how it ends."""
+        if not pieces:
+            return cls.empty()
+        return cls(
+            np.concatenate([piece.token_ids for piece in pieces]),
+            np.concatenate([piece.logprobs for piece in pieces]),
+            np.concatenate([piece.versions for piece in pieces]),
+            pieces[-1].finish_reason,
         )
 
 
@@ -145,11 +137,6 @@ class Rollout:
     def trainable(self) -> bool:
         """True when a verdict exists; failures are counted, never trained."""
         return self.verdict.scored
-
-    @property
-    def oldest_version(self) -> int:
-        """Smallest policy version among the sampled tokens (-1 for an empty answer)."""
-        return int(self.response.versions.min()) if len(self.response) else -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 Only names, dtypes, shapes and the file's size: whether the *values* arrived is for attestation to show.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -17,16 +18,34 @@ Tensors = dict[str, tuple[str, tuple[int, ...]]]
 def checkpoint_tensors(model_dir: Path, dtype: str) -> Tensors:
     """What an engine that loads this checkpoint in `dtype` takes weights for, from the files' headers.
 
+    A tied output head is the embedding and travels once, although some checkpoints store it again.
+
     Raises:
         ValueError: There is no checkpoint in the folder.
     """
     tensors: Tensors = {}
-    for path in sorted(model_dir.glob("*.safetensors")):
+    for path in weight_files(model_dir):
         with safe_open(path, framework="numpy") as file:
             tensors |= {name: (dtype, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
     if not tensors:
         raise ValueError(f"a model folder holds *.safetensors, got none in {model_dir}; export the model there first")
+    if _has_tied_head(model_dir):
+        tensors.pop("lm_head.weight", None)
     return tensors
+
+
+def weight_files(model_dir: Path) -> list[Path]:
+    """The files that make up a checkpoint: what its index names, or model.safetensors; never strays of other tools."""
+    index = model_dir / "model.safetensors.index.json"
+    if index.exists():
+        return sorted({model_dir / name for name in json.loads(index.read_text())["weight_map"].values()})
+    single = model_dir / "model.safetensors"
+    return [single] if single.exists() else sorted(model_dir.glob("*.safetensors"))
+
+
+def _has_tied_head(model_dir: Path) -> bool:
+    config = json.loads((model_dir / "config.json").read_text())
+    return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))
 
 
 def check_slot(slot: WeightSlot, expected: Tensors) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rollout.records import IntArray, Lease, Rollout, RolloutGroup, Segment
+from rollout.records import IntArray, Lease, Rollout, RolloutGroup, RolloutStatus, Segment
 from verifiers.records import Verdict
 
 
@@ -42,20 +42,28 @@ async def single_turn(lease: Lease, context: Context) -> RolloutGroup:
         raise failures.exceptions[0] from None
     responses = [answer.result() for answer in answers]
     verdicts = await context.score(responses)
-    rollouts = tuple(
-        Rollout(
-            prompt_id=lease.prompt.id,
-            sample_index=index,
-            prompt_ids=prompt_ids,
-            response=response,
-            loss_mask=np.ones(len(response), np.bool_),
-            verdict=verdict,
-            status="failed"
-            if not verdict.scored
-            else "truncated"
-            if response.finish_reason == "length"
-            else "finished",
-        )
-        for index, (response, verdict) in enumerate(zip(responses, verdicts, strict=True))
+    return RolloutGroup(
+        lease.key,
+        lease.prompt,
+        tuple(
+            _rollout(lease.prompt.id, index, prompt_ids, response, verdict)
+            for index, (response, verdict) in enumerate(zip(responses, verdicts, strict=True))
+        ),
     )
-    return RolloutGroup(lease.key, lease.prompt, rollouts)
+
+
+def _rollout(prompt_id: str, index: int, prompt_ids: IntArray, response: Segment, verdict: Verdict) -> Rollout:
+    if response.finish_reason == "abort":  # cut by the engine, not by the policy: no verdict on it means anything
+        verdict = Verdict(
+            None, "error", verdict.verifier, verdict.version, feedback="the engine ended the answer early"
+        )
+    status: RolloutStatus = "truncated" if response.finish_reason == "length" else "finished"
+    return Rollout(
+        prompt_id=prompt_id,
+        sample_index=index,
+        prompt_ids=prompt_ids,
+        response=response,
+        loss_mask=np.ones(len(response), np.bool_),
+        verdict=verdict,
+        status=status if verdict.scored else "failed",
+    )

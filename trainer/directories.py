@@ -1,4 +1,4 @@
-"""Directories that are whole or absent: written beside their place, made durable, then renamed."""
+"""Files and directories that are whole or absent: written beside their place, made durable, then renamed."""
 
 import os
 import shutil
@@ -26,6 +26,15 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         _sync(final.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file durably: a reader, or a crash, sees the old text or the new one."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    _sync(draft)
+    draft.replace(path)
+    _sync(path.parent)
 
 
 def make_durable(directory: Path) -> None:

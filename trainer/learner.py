@@ -99,7 +99,9 @@ class LearnerRank:
         """
         began = time.perf_counter()
         rl = self._config.rl
-        trainer = Trainer(self.policy, self._temperature, self._config.micro_batch_tokens, self._config.max_grad_norm)
+        # Demonstrations were not sampled at any temperature: their likelihood is the model's own.
+        temperature = self._temperature if objective == "rl" else 1.0
+        trainer = Trainer(self.policy, temperature, self._config.micro_batch_tokens, self._config.max_grad_norm)
         if objective == "rl":
             metrics = trainer.train(split_by_groups(batch, rl.minibatches), Objective.rl(rl), self.optimizer)
         else:

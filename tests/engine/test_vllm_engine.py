@@ -42,7 +42,7 @@ async def pieces_of(engine, asked) -> list[Segment]:
 async def answer(engine, asked) -> Segment:
     whole = Segment.empty()
     for piece in await pieces_of(engine, asked):
-        whole = whole.join(piece)
+        whole = Segment.concatenate([whole, piece])
     return whole
 
 
@@ -125,7 +125,7 @@ def test_an_aborted_answer_keeps_the_tokens_it_has(engine, run):
         asked = request(tokens=200, temperature=0.0)
         got = Segment.empty()
         async for piece in engine.generate(asked):
-            got = got.join(piece)
+            got = Segment.concatenate([got, piece])
             await engine.abort(asked.id)
         return got, await answer(engine, dataclasses.replace(asked, id="whole"))
 

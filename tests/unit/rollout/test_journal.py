@@ -95,7 +95,6 @@ def test_an_empty_answer_survives_the_journal(make_group):
     group = make_group(rewards=(0.0,), versions=())
     back = from_batch(to_batch(group, 0, 0), group.prompt)
     assert len(back.rollouts[0].response) == 0
-    assert back.rollouts[0].oldest_version == -1
 
 
 def test_a_segment_cut_anywhere_gives_the_whole_groups_before_the_cut(tmp_path: Path, make_group):
