@@ -147,7 +147,7 @@ class Controller:
         if self._manifest.weights or first is None or first.kind == "warmup":
             return
         digest = await self._learner.begin_phase(None, self._plan.rl, 1)
-        await self._learner.save(self._weights_dir(first.init_from), optimizer=False)
+        await self._keep(first.init_from)
         await self._publish(self._manifest.version + 1, digest)
         row = await self._evaluate(first.init_from, "base policy")
         self._commit(replace(self._manifest, weights={first.init_from: digest}, evals=(row,)))
@@ -159,14 +159,18 @@ class Controller:
             await self._begin_phase(phase)
         await self._train(phase)
         digest = await self._learner.weights_hash()
-        await self._learner.save(self._weights_dir(phase.produces), optimizer=False)
-        await self._learner.export(str(self._run_dir / "checkpoints" / phase.produces / "hf"))
+        await self._keep(phase.produces)
         if phase.kind == "warmup" and self._plan.base_cache:
             _copy_directory(self._run_dir / "checkpoints" / phase.produces / "hf", Path(self._plan.base_cache))
         if digest != self._in_engines:
             await self._publish(self._manifest.version + 1, digest)
         row = await self._evaluate(phase.produces, phase.title)
         self._commit(self._manifest.committed(digest, row))
+
+    async def _keep(self, name: str) -> None:
+        """Save the learner's weights under a name, for phases to start from and for other tools to load."""
+        await self._learner.save(self._weights_dir(name), optimizer=False)
+        await self._learner.export(str(self._run_dir / "checkpoints" / name / "hf"))
 
     async def _begin_phase(self, phase: Phase) -> None:
         """Fresh optimizer on the phase's initial weights: RL weights never leak into RFT."""

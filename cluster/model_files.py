@@ -45,6 +45,11 @@ def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
     shapes, more = _weights(path)
     problems += more
     problems += _tokenizer(path, config, shapes)
+    if shapes and not any(name.startswith("model.layers.0.") for name in shapes):
+        problems.append(
+            f"{path}: RLoop trains decoder models with weights named model.layers.*, this one has {min(shapes)}; take "
+            "a causal language model of the Llama, Qwen, Mistral or a similar family"
+        )
     if problems or config is None:
         return None, problems
     text = config.get("text_config", config)

@@ -173,6 +173,8 @@ def _data(config: RunConfig, tokenizer: Any | None) -> tuple[tuple["Prompt", ...
         return *load_problems(config, tokenizer), []
     except DataError as error:
         return (), (), list(error.problems)
+    except ValueError as error:  # more countdown problems than there are
+        return (), (), [f"data.countdown: {error}"]
 
 
 def _verifier(name: str) -> list[str]:

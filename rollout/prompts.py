@@ -6,6 +6,7 @@ file, row, key, value and remedy. Takes a tokenizer as an object; loads none.
 
 import json
 import math
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -188,6 +189,8 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | _Unreadable]]
         raise DataError(
             [f"{path}: data files end in .jsonl or .parquet, got {path.suffix!r}; convert it, uncompressed"]
         )
+    if not os.access(path, os.R_OK):
+        raise DataError([f"{path}: may not be read by this user; change its permissions"])
     if path.stat().st_size == 0:
         raise DataError([f"{path}: is empty; a data file has one problem per row"])
     return readers[path.suffix](path)
@@ -210,6 +213,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | _Unreadable]]:
             except json.JSONDecodeError as error:
                 why = f"not JSON, {error.msg} at character {error.pos + 1} of {_shown(text)}; one JSON object per line"
                 yield number, _Unreadable(why)
+            except RecursionError:
+                yield number, _Unreadable(f"nested too deeply to be a row: {_shown(text)}; drop the row")
 
 
 def _no_object(row: object) -> str:

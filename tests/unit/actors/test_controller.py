@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.controller import Controller, NotTheStartingPolicy, Plan
+from actors.controller import Controller, EvaluationFailed, NotTheStartingPolicy, Plan
 from actors.manifest import Manifest
 from actors.records import BufferStatus
 from rollout.config import EvalConfig
@@ -245,3 +245,66 @@ def test_metrics_are_a_line_per_step_and_evaluation(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["phase"] for line in lines] == ["eval", "rl", "rl", "rl", "eval", "rft", "rft", "eval"]
     assert [line["version"] for line in lines if line["phase"] == "rl"] == [2, 3, 4]
+
+
+def test_a_run_is_not_taken_up_under_another_configuration(tmp_path):
+    controller, _, _, _ = make(tmp_path, iterations=1)
+    asyncio.run(controller.run())
+    manifest = Manifest.load(tmp_path / "manifest.json")
+    dataclasses.replace(manifest, config_digest="other").save(tmp_path / "manifest.json")
+    with pytest.raises(ValueError, match="written under another configuration"):
+        make(tmp_path, iterations=1)
+
+
+def test_an_evaluation_without_verdicts_is_never_committed(tmp_path):
+    controller, _, _, buffer = make(tmp_path, iterations=1)
+
+    async def no_verdicts(timeout_s: float) -> list[EvalCounts]:
+        return [EvalCounts(prompt_id="e0", tag="t", attempts=4, correct=0, failed=3, truncated=0, tokens=40)]
+
+    buffer.eval_result = no_verdicts
+    with pytest.raises(EvaluationFailed, match="75% of the answers of theta-0 have no verdict"):
+        asyncio.run(controller.run())
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_schedule_that_ends_before_the_phase_under_way_is_an_error_and_not_a_finished_run(tmp_path):
+    async def interrupted_in_the_second_iteration() -> None:
+        controller, _, _, buffer = make(tmp_path, iterations=2)
+        run = asyncio.create_task(controller.run())
+        while buffer.batches < 3 + 2 + 2:
+            await asyncio.sleep(0)
+        await controller.stop("Ctrl-C")
+        await run
+
+    asyncio.run(interrupted_in_the_second_iteration())
+    shortened, _, _, _ = make(tmp_path, iterations=1)
+    with pytest.raises(RuntimeError, match=r"resume with schedule\.iterations=2 or more"):
+        asyncio.run(shortened.run())
+
+
+def test_a_committed_checkpoint_is_not_written_again(tmp_path):
+    """Rewriting in place would leave a moment in which the manifest names a directory that is not there."""
+
+    async def stopped_twice_at_the_same_step() -> int:
+        controller, _, _, buffer = make(tmp_path)
+        run = asyncio.create_task(controller.run())
+        while buffer.batches < 2:
+            await asyncio.sleep(0)
+        await controller.stop("Ctrl-C")
+        await run
+        (checkpoint,) = (tmp_path / "checkpoints" / "steps").iterdir()
+        return (checkpoint / "weights").stat().st_mtime_ns
+
+    async def resumed_and_stopped_before_the_next_batch() -> None:
+        controller, _, _, buffer = make(tmp_path)
+        buffer.hang = True
+        run = asyncio.create_task(controller.run())
+        await asyncio.sleep(0.02)
+        await controller.stop("Ctrl-C")
+        assert (await run).state == "interrupted"
+
+    written = asyncio.run(stopped_twice_at_the_same_step())
+    asyncio.run(resumed_and_stopped_before_the_next_batch())
+    (checkpoint,) = (tmp_path / "checkpoints" / "steps").iterdir()
+    assert (checkpoint / "weights").stat().st_mtime_ns == written

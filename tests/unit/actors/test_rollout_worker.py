@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from actors.rollout_worker import RolloutWorker
+from actors.waiting import PeerLost
 from rollout.engine import EngineDead
-from rollout.records import GenerationRequest, GroupKey, Lease, Prompt, RolloutGroup, Sampling, Segment
+from rollout.records import FinishReason, GenerationRequest, GroupKey, Lease, Prompt, RolloutGroup, Sampling, Segment
 from rollout.seeds import sample_seed
 from verifiers.records import ScoreRequest, Verdict
 
@@ -16,8 +17,8 @@ PROMPT = Prompt(id="p0", text="2+2=", token_ids=(5, 6), reference="4")
 
 
 class FakeEngine:
-    def __init__(self, tokens: int = 4, dies: bool = False) -> None:
-        self.tokens, self.dies, self.version = tokens, dies, 0
+    def __init__(self, tokens: int = 4, dies: bool = False, last: FinishReason = "stop") -> None:
+        self.tokens, self.dies, self.last, self.version = tokens, dies, last, 0
         self.requests: list[GenerationRequest] = []
         self.aborted: list[str] = []
 
@@ -32,7 +33,7 @@ class FakeEngine:
                 np.array([index], np.int32),
                 np.array([-0.5], np.float32),
                 np.array([self.version], np.int32),
-                "stop" if last else None,
+                self.last if last else None,
             )
 
     async def abort(self, request_id: str) -> None:
@@ -156,3 +157,21 @@ def test_a_lease_that_was_taken_away_is_aborted_in_the_engine():
     buffer.taken_away = [GroupKey("train", 0, "p0")]
     run(engine, buffer, FakeVerifiers(), lambda: len(engine.aborted) == 3)
     assert buffer.finished == []
+
+
+def test_a_verifier_pool_that_died_ends_the_worker_instead_of_failing_answer_after_answer():
+    verifiers = FakeVerifiers()
+
+    async def lost(requests):
+        raise PeerLost("verifiers died during score")
+
+    verifiers.score = lost
+    with pytest.raises(PeerLost, match="verifiers died"):
+        run(FakeEngine(), FakeBuffer(1), verifiers, lambda: False)
+
+
+def test_an_answer_that_the_engine_cut_off_is_a_failure_whatever_the_verifier_says_of_it():
+    engine, buffer = FakeEngine(tokens=2, last="abort"), FakeBuffer(1)
+    run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 1)
+    assert {r.status for r in buffer.finished[0].rollouts} == {"failed"}
+    assert not any(r.trainable for r in buffer.finished[0].rollouts)

@@ -111,3 +111,8 @@ def test_the_size_of_a_scratch_model_is_that_of_the_model_made(tmp_path: Path) -
         reckoned.max_positions,
     )
     shutil.rmtree(directory)
+
+
+def test_a_model_that_is_no_llama_like_decoder_is_refused_before_anything_starts(model: Path) -> None:
+    write_safetensors(model / "model.safetensors", {"wte.weight": [6, 4], "h.0.attn.c_attn.weight": [4, 12]})
+    assert "weights named model.layers.*" in refused(model)
