@@ -179,12 +179,14 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
         logging_level=logging.ERROR,
         **({} if address else local),
     )
-    if not address:
-        watchdog.start()
+    guard = None if address else watchdog.start()
     try:
         yield int(ray.cluster_resources().get("GPU", 0))
     finally:
         ray.shutdown()
+        if guard:
+            guard.kill()
+            guard.wait(10)
 
 
 def _is_async(attribute: Any) -> bool:

@@ -15,7 +15,7 @@ import psutil
 _LOOK_EVERY_S = 1.0
 
 
-def start() -> None:
+def start() -> "subprocess.Popen[bytes]":
     """Watch this process from another one, from now on. It ends by itself, right after this one."""
     process = subprocess.Popen(
         [sys.executable, "-m", "actors.watchdog", str(os.getpid())],
@@ -26,6 +26,7 @@ def start() -> None:
     assert process.stdout is not None
     process.stdout.readline()  # its first look is done (or it died, and Ray's own minute has to do)
     process.stdout.close()
+    return process
 
 
 def watch(pid: int) -> None:
