@@ -9,6 +9,7 @@ import psutil
 
 from cluster.config import RunConfig
 from cluster.model_files import ModelFacts
+from rollout.engine_env import CPU_HEAD_DIMS
 from rollout.weights import ITEM_SIZES
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -107,6 +108,11 @@ def shortages(config: RunConfig, model: ModelFacts, machine: Machine) -> list[st
             f"/dev/shm must hold Ray's object store of {wanted.object_store // MIB} MiB, "
             f"{machine.shared_memory // MIB} MiB is free; lower cluster.object_store_mb, remove "
             "stale files there, or start the container with a larger --shm-size"
+        )
+    if not machine.has_gpu and config.cluster.ray_address is None and model.head_dim not in CPU_HEAD_DIMS:
+        problems.append(
+            f"the engine's CPU build takes models with attention heads {', '.join(map(str, CPU_HEAD_DIMS))} wide, "
+            f"{model.name} has {model.head_dim}; take another model, or a machine with a GPU"
         )
     item, kv_cache = ITEM_SIZES[config.rollout.engine.dtype], config.rollout.engine.kv_cache_mb
     one = model.kv_values_per_token * item * config.rollout.context_length

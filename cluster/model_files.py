@@ -26,6 +26,8 @@ class ModelFacts:
     """Keys and values that one token adds to the cache, over all layers."""
     max_positions: int | None
     """Longest sequence the model was made for; None when it does not say."""
+    head_dim: int
+    """Width of an attention head."""
 
 
 def scratch_facts(scratch: ScratchConfig, vocabulary: int, context_length: int) -> ModelFacts:
@@ -33,7 +35,7 @@ def scratch_facts(scratch: ScratchConfig, vocabulary: int, context_length: int) 
     d, heads, kv = scratch.hidden_size, scratch.num_heads * scratch.head_dim, scratch.num_kv_heads * scratch.head_dim
     layer = 2 * d * heads + 2 * d * kv + 3 * d * scratch.intermediate_size + 2 * d + 2 * scratch.head_dim
     parameters = vocabulary * d + scratch.num_layers * layer + d
-    return ModelFacts("Qwen3 from scratch", parameters, 2 * scratch.num_layers * kv, context_length)
+    return ModelFacts("Qwen3 from scratch", parameters, 2 * scratch.num_layers * kv, context_length, scratch.head_dim)
 
 
 def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
@@ -61,6 +63,7 @@ def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         kv_values_per_token=2 * text.get("num_hidden_layers", 0) * kv_heads * head_dim,
         max_positions=text.get("max_position_embeddings"),
+        head_dim=head_dim,
     ), []
 
 

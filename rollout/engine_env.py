@@ -20,5 +20,8 @@ ENGINE_ENV: dict[str, str] = _ANY_DEVICE | {
 }
 """For an engine on CPU. It switches compilation off, which makes `eager: false` mean eager."""
 
+CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Widths of an attention head that vLLM's CPU kernels take; with any other the engine dies at its first token."""
+
 GPU_ENGINE_ENV: dict[str, str] = dict(_ANY_DEVICE)
 """For an engine on GPUs."""

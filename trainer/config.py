@@ -18,7 +18,7 @@ class ScratchConfig(BaseModel):
     num_layers: int = Field(4, ge=1, description="Transformer blocks.")
     num_heads: int = Field(4, ge=1, description="Attention heads.")
     num_kv_heads: int = Field(2, ge=1, description="Key/value heads; divides `num_heads`.")
-    head_dim: int = Field(32, ge=8, description="Width of one head.")
+    head_dim: int = Field(32, ge=32, multiple_of=32, description="Width of one head; the CPU engine takes 32, 64, 96…")
     intermediate_size: int = Field(256, ge=8, description="Width of the MLP.")
 
 

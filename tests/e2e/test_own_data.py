@@ -28,7 +28,7 @@ SMALL = [
 def run(runs) -> FinishedRun:
     data = GSM8K if GSM8K.exists() else ROOT / "tests" / "data" / "grade_school.jsonl"
     scratch = ScratchConfig(
-        tokenizer="bytes", hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=128
+        tokenizer="bytes", hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=128
     )
     model = make_model(scratch, runs / "hf-model", context_length=1536, seed=3)
     rloop(

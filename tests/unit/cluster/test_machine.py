@@ -1,10 +1,13 @@
+from dataclasses import replace
 from typing import Any
 
 from cluster.config import RunConfig, unflatten
 from cluster.machine import GIB, MIB, Machine, need, shortages
 from cluster.model_files import ModelFacts
 
-MODEL = ModelFacts("Test", parameters=1_000_000_000, kv_values_per_token=2 * 28 * 8 * 128, max_positions=4096)
+MODEL = ModelFacts(
+    "Test", parameters=1_000_000_000, kv_values_per_token=2 * 28 * 8 * 128, max_positions=4096, head_dim=128
+)
 BIG = Machine(memory=1 << 40, shared_memory=1 << 40, cores=8, has_gpu=False)
 
 
@@ -54,3 +57,10 @@ def test_this_machine_has_memory_and_cores() -> None:
     here = Machine.here()
     assert here.memory > 0
     assert here.cores >= 1
+
+
+def test_heads_that_the_cpu_engine_would_die_of_are_refused_without_a_gpu_and_fine_with_one() -> None:
+    narrow = replace(MODEL, head_dim=16)
+    (sentence,) = shortages(config(), narrow, BIG)
+    assert "Test has 16" in sentence
+    assert shortages(config(), narrow, replace(BIG, has_gpu=True)) == []

@@ -99,7 +99,9 @@ def test_a_missing_shard_is_named(model: Path) -> None:
 def test_the_size_of_a_scratch_model_is_that_of_the_model_made(tmp_path: Path) -> None:
     from trainer.scratch import make_model
 
-    scratch = ScratchConfig(hidden_size=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=24)
+    scratch = ScratchConfig(
+        hidden_size=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=24
+    )
     directory = make_model(scratch, tmp_path / "m", context_length=64, seed=0)
     made, problems = read_model(directory)
     assert problems == []

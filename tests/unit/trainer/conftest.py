@@ -14,7 +14,7 @@ BatchMaker = Callable[..., TrainingBatch]
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch = ScratchConfig(
-        hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=48
+        hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=32, intermediate_size=48
     )
     return make_model(scratch, tmp_path_factory.mktemp("model") / "scratch", context_length=64, seed=0)
 

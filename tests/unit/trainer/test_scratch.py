@@ -44,7 +44,7 @@ def test_chat_template_ends_with_the_assistant_marker() -> None:
 
 @pytest.mark.parametrize(("kind", "vocabulary"), [("countdown", 21), ("bytes", 260)])
 def test_a_directory_loads_and_is_the_same_for_the_same_seed(tmp_path: Path, kind: str, vocabulary: int) -> None:
-    scratch = ScratchConfig(tokenizer=kind, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
+    scratch = ScratchConfig(tokenizer=kind, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=32)
     first, again, other = (make_model(scratch, tmp_path / n, 32, s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
     digests = [hashlib.sha256((d / "model.safetensors").read_bytes()).digest() for d in (first, again, other)]
     assert digests[0] == digests[1] != digests[2]
