@@ -6,16 +6,22 @@ while all checksums agree. Weights never pass through this process; it hands out
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from actors.protocols import Worker
-from actors.waiting import within
+from actors.waiting import DeadlineExceeded, PeerLost, within
+from rollout.engine import EngineDead
 from rollout.memory_file import MemoryFile
 from rollout.records import FloatArray, IntArray
 from rollout.weights import WeightLayout, WeightSlot
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class WeightsDisagree(RuntimeError):
@@ -23,7 +29,7 @@ class WeightsDisagree(RuntimeError):
 
 
 class WeightBroadcaster:
-    """Publishes one version at a time to all workers."""
+    """Publishes one version at a time to all workers that are there."""
 
     def __init__(
         self, workers: dict[str, Worker], probe: Sequence[IntArray], tolerance: float, call_timeout_s: float
@@ -33,8 +39,8 @@ class WeightBroadcaster:
         self._tolerance = tolerance
         self._call_timeout_s = call_timeout_s
         self._files: list[MemoryFile] = []
-        self._published = -1
-        self._attested: list[FloatArray] = []
+        self._current: WeightSlot | None = None
+        self._expected: list[FloatArray] = []
         self._busy = asyncio.Lock()
 
     async def probe_sequences(self) -> list[IntArray]:
@@ -42,67 +48,91 @@ class WeightBroadcaster:
         return self._probe
 
     async def claim(self, layout: WeightLayout, version: int) -> WeightSlot:
-        """A slot to stage `version` in; the slot of the previous version stays readable.
+        """A slot to stage `version` in; the slot of the current version stays readable.
 
         Raises:
             ValueError: When the version is not newer than the last one published.
         """
-        if version <= self._published:
+        if self._current and version <= self._current.version:
             raise ValueError(
-                f"version numbers only grow: {self._published} is published, {version} was asked for; "
+                f"version numbers only grow: {self._current.version} is published, {version} was asked for; "
                 "number re-initialised weights upwards too"
             )
         if not self._files:
             self._files = [MemoryFile(f"rloop-weights-{side}", layout.nbytes) for side in "ab"]
-        return WeightSlot(self._files[version % 2].path, layout, version)
+        taken = self._current.path if self._current else ""
+        return WeightSlot(next(f.path for f in self._files if f.path != taken), layout, version)
 
     async def publish(self, slot: WeightSlot, expected: Sequence[FloatArray]) -> dict[str, float]:
-        """Load the slot into every engine and attest it there.
+        """Load the slot into every engine and attest it there. A worker that is lost meanwhile is left out.
 
         Args:
             slot: A staged version.
             expected: [L-1] per probe sequence: the learner's log-probs under these weights.
 
         Returns:
-            `sync_s`, the seconds until all engines ran on the version; `probe_max_diff` over all engines; and
-            `probe_moved`, how far the learner's own probe moved since the last version: where it is below the
-            tolerance, attestation cannot tell these two versions apart.
+            `sync_s`, the seconds until all engines ran on the version; `probe_max_diff` over all engines; `engines`,
+            how many there are; and `probe_moved`, how far the learner's own probe moved since the last version: below
+            the tolerance, attestation cannot tell the two versions apart.
 
         Raises:
             WeightsDisagree: An engine labels its tokens otherwise, or computes other log-probs.
         """
         async with self._busy:
             began = time.monotonic()
-            loaded = await asyncio.gather(
-                *(
-                    within(self._call_timeout_s, worker.load_weights(slot), f"version {slot.version} waits for {name}")
-                    for name, worker in self._workers.items()
-                )
-            )
+            moved = _max_diff(expected, self._expected) if self._expected else 0.0
+            self._current, self._expected = slot, list(expected)
+            await self._from_each(lambda name, worker: self._load(name, worker, slot))
             seconds = time.monotonic() - began
-            diffs = await asyncio.gather(*(self._attest(name, slot.version, expected) for name in self._workers))
-            for name, version in zip(self._workers, loaded, strict=True):
-                if version != slot.version:
-                    raise WeightsDisagree(f"{name} labels tokens with version {version} after loading {slot.version}")
-            moved = _max_diff(expected, self._attested) if self._attested else 0.0
-            self._published, self._attested = slot.version, list(expected)
+            diffs = await self._from_each(lambda name, worker: self._attest(name, worker, slot.version))
             return {
                 "sync_s": seconds,
                 "attest_s": time.monotonic() - began - seconds,
-                "probe_max_diff": max(diffs),
+                "probe_max_diff": max(diffs, default=0.0),
                 "probe_moved": moved,
+                "engines": float(len(self._workers)),
             }
+
+    async def join(self, name: str, worker: Worker) -> None:
+        """Take in a worker that has just come up: it has the current version, attested, when this returns."""
+        async with self._busy:
+            if self._current:
+                await self._load(name, worker, self._current)
+                await self._attest(name, worker, self._current.version)
+            self._workers[name] = worker
+
+    async def leave(self, name: str) -> None:
+        """Forget a worker that ended."""
+        self._workers.pop(name, None)
 
     async def close(self) -> None:
         """Free the shared memory. Safe to call twice."""
         for file in self._files:
             file.close()
 
-    async def _attest(self, name: str, version: int, expected: Sequence[FloatArray]) -> float:
-        answers = await within(
-            self._call_timeout_s, self._workers[name].probe(self._probe), f"attestation of {version} waits for {name}"
-        )
-        diff = _max_diff(answers, expected)
+    async def _from_each(self, ask: Callable[[str, Worker], Awaitable[T]]) -> list[T]:
+        """Ask all workers at once; one that is lost is forgotten, whoever watches over workers replaces it."""
+        names = list(self._workers)
+        answers = await asyncio.gather(*(ask(name, self._workers[name]) for name in names), return_exceptions=True)
+        given: list[T] = []
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, PeerLost | EngineDead | DeadlineExceeded):
+                logger.warning("%s is left out: %s", name, answer)
+                self._workers.pop(name, None)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                given.append(answer)
+        return given
+
+    async def _load(self, name: str, worker: Worker, slot: WeightSlot) -> None:
+        what = f"version {slot.version} waits for {name}"
+        if (label := await within(self._call_timeout_s, worker.load_weights(slot), what)) != slot.version:
+            raise WeightsDisagree(f"{name} labels tokens with version {label} after loading {slot.version}")
+
+    async def _attest(self, name: str, worker: Worker, version: int) -> float:
+        what = f"attestation of {version} waits for {name}"
+        diff = _max_diff(await within(self._call_timeout_s, worker.probe(self._probe), what), self._expected)
         if not diff <= self._tolerance:
             raise WeightsDisagree(
                 f"{name} does not compute with version {version}: log-probs of the probe differ from the learner's by "

@@ -9,6 +9,9 @@ class ActorsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rollout_workers: int = Field(1, ge=1, le=4096, description="Rollout workers, one engine each.")
+    worker_restarts: int = Field(
+        3, ge=0, description="Rollout workers that are replaced after their end before the run gives up."
+    )
     start_timeout_s: float = Field(300.0, gt=0, description="Seconds an actor may take to come up.")
     call_timeout_s: float = Field(120.0, gt=0, description="Seconds one actor may wait for another's answer.")
     learner_timeout_s: float = Field(

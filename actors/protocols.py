@@ -35,6 +35,7 @@ class Buffer(Protocol):
     async def renew(self, worker: str, keys: Sequence[GroupKey]) -> list[GroupKey]: ...  # noqa: D102
     async def finish(self, worker: str, group: RolloutGroup) -> bool: ...  # noqa: D102
     async def give_back(self, worker: str, keys: Sequence[GroupKey]) -> None: ...  # noqa: D102
+    async def worker_lost(self, worker: str) -> None: ...  # noqa: D102
     async def new_version(self, version: int) -> None: ...  # noqa: D102
     async def next_batch(self, timeout_s: float) -> tuple[BatchInfo, Batch]: ...  # noqa: D102
     async def trained(self, keys: Sequence[GroupKey], version: int) -> None: ...  # noqa: D102

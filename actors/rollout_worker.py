@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from actors.protocols import Buffer, Verifiers
 from actors.waiting import PeerLost, within
-from rollout.engine import Engine
+from rollout.engine import Engine, EngineDead
 from rollout.records import FloatArray, GenerationRequest, GroupKey, IntArray, Lease, Segment
 from rollout.seeds import sample_seed
 from rollout.weights import WeightSlot
@@ -52,16 +52,21 @@ class RolloutWorker:
         self._loops: list[asyncio.Task[None]] = []
         self._tokens = 0
 
-    async def start(self) -> list[int]:
-        """Begin to ask for leases. Returns the engine's processes."""
-        self._loops = [asyncio.create_task(self._pull()), asyncio.create_task(self._renew())]
+    async def engine_pids(self) -> list[int]:
+        """The engine's processes: it is up."""
         return self._engine.pids()
+
+    async def start(self) -> None:
+        """Begin to ask for leases."""
+        self._loops = [asyncio.create_task(self._pull()), asyncio.create_task(self._renew())]
 
     async def health(self) -> dict[str, float]:
         """Counters for the metrics; raises what ended the worker, if anything did."""
         for loop in self._loops:
             if loop.done():
                 loop.result()
+        if not self._engine.pids():
+            raise EngineDead("the engine process is gone")
         return {"running": float(len(self._groups)), "tokens": float(self._tokens), "version": self._engine.version}
 
     async def load_weights(self, slot: WeightSlot) -> int:

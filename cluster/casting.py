@@ -58,30 +58,27 @@ class Casting:
             deadline_s=actors.stall_s + actors.call_timeout_s,
         )
 
-    def workers(self, model_dir: str, buffer: "Peer", verifiers: "Peer") -> "dict[str, Peer]":
-        """Rollout workers, each with an engine of its own."""
+    def worker(self, name: str, model_dir: str, buffer: "Peer", verifiers: "Peer") -> "Peer":
+        """A rollout worker with an engine of its own."""
         from actors.rollout_worker import RolloutWorker
         from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV
 
         rollout, actors = self._config.rollout, self._config.actors
-        return {
-            name: self._host(
-                RolloutWorker,
-                name,
-                name,
-                partial(make_engine, model_dir, rollout.engine, rollout.context_length, self._config.cluster.seed),
-                partial(make_decoder, model_dir),
-                buffer,
-                verifiers,
-                rollout.max_concurrent,
-                actors.lease_timeout_s / 4,
-                actors.call_timeout_s,
-                env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
-                num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
-                deadline_s=actors.start_timeout_s,
-            )
-            for name in (f"rollout-worker-{index}" for index in range(actors.rollout_workers))
-        }
+        return self._host(
+            RolloutWorker,
+            name,
+            name,
+            partial(make_engine, model_dir, rollout.engine, rollout.context_length, self._config.cluster.seed),
+            partial(make_decoder, model_dir),
+            buffer,
+            verifiers,
+            rollout.max_concurrent,
+            actors.lease_timeout_s / 4,
+            actors.call_timeout_s,
+            env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
+            num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
+            deadline_s=actors.start_timeout_s,
+        )
 
     def ranks(self, model_dir: str) -> "dict[str, Peer]":
         """Learner ranks: a gang, placed together or not at all."""

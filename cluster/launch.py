@@ -21,6 +21,7 @@ from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, while_progressing, within
 from cluster.casting import Casting, make_schedule
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
+from cluster.workforce import Workforce, close
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -32,7 +33,6 @@ _POLL_S = 0.5
 _STOP_S = 20.0  # a stop request is answered with a checkpoint within this time
 _CLOSE_S = 8.0  # and everybody is gone this much later, or killed
 _ANSWER_S = 5.0  # the controller answers questions between two awaits
-_SILENT_S = 60.0  # a worker that does not answer for so long counts as lost
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Crew:
 
     def __init__(self, start_timeout_s: float) -> None:
         self._start_timeout_s = start_timeout_s
-        self._stages: list[dict[str, Peer]] = []
+        self._stages: list[dict[str, Peer] | Workforce] = []
 
     async def up(self, peers: "dict[str, Peer]", first_call: str, *args: Any) -> None:
         """Wait until actors answer their first call; the first that fails is raised with its name."""
@@ -56,21 +56,21 @@ class Crew:
             )
         )
 
+    async def workforce(self, workforce: Workforce, count: int) -> None:
+        """Bring up the rollout workers."""
+        self._stages.append(workforce)
+        await workforce.up(count)
+
     async def down(self) -> None:
         """Close everyone, newest first; whoever does not answer in time is killed."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + _CLOSE_S
         for stage in reversed(self._stages):
             left = max(deadline - clock(), 0.5)
-            await asyncio.gather(*(_close(name, peer, left) for name, peer in stage.items()))
-
-
-async def _close(name: str, peer: "Peer", seconds: float) -> None:
-    try:
-        await within(seconds, peer.call("close"), f"{name} closes")
-    except (TimeoutError, PeerLost, RuntimeError) as error:
-        logger.info("%s did not close by itself: %s", name, error)
-    peer.kill()
+            if isinstance(stage, Workforce):
+                await stage.down(left)
+            else:
+                await asyncio.gather(*(close(name, peer, left) for name, peer in stage.items()))
 
 
 async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
@@ -133,10 +133,11 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
             casting = Casting(config, scratch, ray_app, gpus)
             buffer, verifiers = await _assemble_scoring(casting, scratch, materials, crew, show)
             show(RunStatus(waiting="engines"))
-            workers = casting.workers(str(checkpoint), buffer, verifiers)
-            await crew.up(workers, "start")
+            workforce = _workforce(config, casting, str(checkpoint), buffer, verifiers)
+            await crew.workforce(workforce, config.actors.rollout_workers)
+            await workforce.start()
             show(RunStatus(state="running", phase="eval", waiting="evaluation"))
-            counts = await _counts(buffer, workers, config)
+            counts = await _counts(buffer, workforce, config)
         except BaseException as error:
             error.add_note(f"what each process wrote: {scratch / 'logs'}")
             raise
@@ -146,8 +147,8 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
     return EvalRow(str(checkpoint), "evaluation", summarize(counts, config.eval.ks), len(counts), config.eval.samples)
 
 
-async def _counts(buffer: "Peer", workers: "dict[str, Peer]", config: "RunConfig") -> Any:
-    """Evaluate, as long as groups keep finishing and the workers are well."""
+async def _counts(buffer: "Peer", workforce: Workforce, config: "RunConfig") -> Any:
+    """Evaluate, as long as groups keep finishing and there are workers."""
 
     async def finished() -> int:
         status: BufferStatus = await buffer.status()
@@ -156,7 +157,7 @@ async def _counts(buffer: "Peer", workers: "dict[str, Peer]", config: "RunConfig
     plan, stall_s = config.eval, config.actors.stall_s
     await buffer.begin_eval(0, plan.samples, plan.temperature, plan.limit)
     result = asyncio.ensure_future(while_progressing(lambda: buffer.eval_result(stall_s), finished))
-    illness = asyncio.ensure_future(_first_illness(workers))
+    illness = asyncio.ensure_future(workforce.watch())
     try:
         await asyncio.wait((result, illness), return_when=asyncio.FIRST_COMPLETED)
         if not result.done():
@@ -196,22 +197,32 @@ async def _assemble_scoring(casting: Casting, run_dir: Path, materials: Material
     return buffer, verifiers
 
 
+def _workforce(config: "RunConfig", casting: Casting, model_dir: str, buffer: "Peer", verifiers: "Peer") -> Workforce:
+    actors = config.actors
+    return Workforce(casting, model_dir, buffer, verifiers, actors.worker_restarts, actors.start_timeout_s)
+
+
 async def _assemble(
     config: "RunConfig", casting: Casting, run_dir: Path, materials: Materials, crew: Crew, show: Show
-) -> "tuple[Peer, dict[str, Peer]]":
+) -> "tuple[Peer, Workforce]":
     """Bring everyone up; returns controller and workers. Engines and ranks start side by side: that is most of it."""
     buffer, verifiers = await _assemble_scoring(casting, run_dir, materials, crew, show)
     show(RunStatus(waiting="engines and learner ranks"))
-    workers = casting.workers(materials.recipe.model_dir, buffer, verifiers)
+    workforce = _workforce(config, casting, materials.recipe.model_dir, buffer, verifiers)
     ranks = casting.ranks(materials.recipe.model_dir)
-    master = await next(iter(ranks.values())).call("rendezvous")
     patience = config.actors.start_timeout_s
-    await asyncio.gather(crew.up(workers, "start"), crew.up(ranks, "connect", *master, patience))
-    broadcaster = casting.broadcaster(workers, materials)
+
+    async def connect_ranks() -> None:
+        master = await next(iter(ranks.values())).call("rendezvous")
+        await crew.up(ranks, "connect", *master, patience)
+
+    await asyncio.gather(crew.workforce(workforce, config.actors.rollout_workers), connect_ranks())
+    broadcaster = casting.broadcaster(workforce.workers, materials)
     await crew.up({"broadcaster": broadcaster}, "probe_sequences")
+    await workforce.start(broadcaster)
     controller = casting.controller(materials, buffer, ranks, broadcaster)
     await crew.up({"controller": controller}, "process_id")
-    return controller, workers
+    return controller, workforce
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -225,10 +236,10 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         stopped.cancel()
 
 
-async def _watch(controller: "Peer", workers: "dict[str, Peer]", stop: asyncio.Event, show: Show) -> RunStatus:
-    """Show the run until it ends. A stop signal or a dead worker asks the controller for a checkpoint first."""
+async def _watch(controller: "Peer", workforce: Workforce, stop: asyncio.Event, show: Show) -> RunStatus:
+    """Show the run until it ends. A stop signal, or too many dead workers, end it with a checkpoint."""
     run = asyncio.ensure_future(controller.call("run"))
-    illness = asyncio.ensure_future(_first_illness(workers))
+    illness = asyncio.ensure_future(workforce.watch())
     failure, give_up_at = "", float("inf")
     clock = asyncio.get_running_loop().time
     try:
@@ -241,7 +252,7 @@ async def _watch(controller: "Peer", workers: "dict[str, Peer]", stop: asyncio.E
             if clock() > give_up_at:
                 return _ended(failure, f"no checkpoint within {_STOP_S:g} s; the last committed one stands")
             if not run.done() and (picture := await _ask(controller, "status")):
-                show(picture)
+                show(replace(picture, message=picture.message or workforce.note))
         return await _outcome(run, controller, failure)
     finally:
         run.cancel()
@@ -266,17 +277,6 @@ async def _ask(controller: "Peer", method: str, *args: Any) -> Any:
     except (TimeoutError, PeerLost) as error:
         logger.warning("%s", error)
         return None
-
-
-async def _first_illness(workers: "dict[str, Peer]") -> str:
-    """Returns, with the reason, when a worker has ended or fallen silent."""
-    while True:
-        for name, worker in workers.items():
-            try:
-                await within(_SILENT_S, worker.health(), f"driver waits for {name}")
-            except Exception as error:  # whatever it is, it is the worker's end and becomes the run's message
-                return f"{name}: {type(error).__name__}: {error}"
-        await asyncio.sleep(_POLL_S)
 
 
 def _ended(failure: str, message: str) -> RunStatus:

@@ -122,3 +122,21 @@ def test_a_run_that_is_interrupted_and_then_killed_is_finished_by_resume(run, ru
     last_life = [row["step"] for row in stopped.steps("rl")][-(10 - at_kill) :]
     assert last_life == list(range(at_kill + 1, 11))  # it went on where the manifest stood
     assert max(row["staleness_max"] for row in stopped.steps("rl")) <= 1
+
+
+def test_a_killed_engine_is_replaced_and_the_run_goes_on(run, runs):
+    """SIGKILL of the engine process under a rollout worker, half way through RL: another worker takes over."""
+    hurt = FinishedRun(runs / "hurt")
+    arguments = [*SMALL, "schedule.iterations=1", "actors.checkpoint_every_s=1", f"cluster.runs_dir={runs}"]
+    process = subprocess.Popen(command("train", *arguments, "--name", "hurt"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for_step(process, hurt, 2)
+    engines = [p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in p.name()]
+    assert len(engines) == 1
+    engines[0].kill()
+    assert process.wait(300) == 0
+    assert "a rollout worker is replaced" in (hurt.root / "logs" / "driver.log").read_text()
+    steps = hurt.steps("rl")
+    assert [row["step"] for row in steps] == list(range(1, 11))
+    assert steps[-1]["engines"] == 1
+    assert max(row["probe_max_diff"] for row in steps) < 1e-3
+    assert max(row["staleness_max"] for row in steps) <= 1

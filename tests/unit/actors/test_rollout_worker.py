@@ -46,7 +46,7 @@ class FakeEngine:
         return [np.zeros(len(s) - 1, np.float32) for s in sequences]
 
     def pids(self) -> list[int]:
-        return []
+        return [1]
 
     async def close(self) -> None: ...
 
