@@ -143,6 +143,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # Plug-ins of the user's lie in the current directory; last, so that nothing there shadows what is installed.
+    sys.path.append(str(Path.cwd()))
     sys.exit(guarded(app))
 
 

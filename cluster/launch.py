@@ -10,8 +10,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, while_progressing, within
 from cluster.casting import Casting, make_schedule
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
-from cluster.workforce import Workforce, close
+from cluster.workforce import Workforce, close_all
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -44,11 +45,11 @@ class Crew:
 
     def __init__(self, start_timeout_s: float) -> None:
         self._start_timeout_s = start_timeout_s
-        self._stages: list[dict[str, Peer] | Workforce] = []
+        self._down: list[Callable[[float], Awaitable[None]]] = []
 
     async def up(self, peers: "dict[str, Peer]", first_call: str, *args: Any) -> None:
         """Wait until actors answer their first call; the first that fails is raised with its name."""
-        self._stages.append(peers)
+        self._down.append(partial(close_all, peers))
         await asyncio.gather(
             *(
                 within(self._start_timeout_s, peer.call(first_call, *args), f"{name} comes up")
@@ -58,19 +59,15 @@ class Crew:
 
     async def workforce(self, workforce: Workforce, count: int) -> None:
         """Bring up the rollout workers."""
-        self._stages.append(workforce)
+        self._down.append(workforce.down)
         await workforce.up(count)
 
     async def down(self) -> None:
         """Close everyone, newest first; whoever does not answer in time is killed."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + _CLOSE_S
-        for stage in reversed(self._stages):
-            left = max(deadline - clock(), 0.5)
-            if isinstance(stage, Workforce):
-                await stage.down(left)
-            else:
-                await asyncio.gather(*(close(name, peer, left) for name, peer in stage.items()))
+        for down in reversed(self._down):
+            await down(max(deadline - clock(), 0.5))
 
 
 async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
@@ -267,7 +264,7 @@ async def _outcome(run: "asyncio.Future[RunStatus]", controller: "Peer", failure
         logger.exception("the run failed")
         picture = await _ask(controller, "status") or RunStatus()
         status = replace(picture, state="failed", message=f"{type(error).__name__}: {error}")
-    return replace(status, state="failed", message=failure) if failure else status
+    return replace(status, state="failed", message=failure) if failure and status.state != "finished" else status
 
 
 async def _ask(controller: "Peer", method: str, *args: Any) -> Any:

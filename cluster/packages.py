@@ -37,4 +37,20 @@ def installed_collisions() -> list[str]:
         spec = importlib.util.find_spec(name)
         folders[name] = Path(spec.origin).resolve().parent if spec and spec.origin else None
     home = Path(__file__).resolve().parent.parent
-    return collisions(importlib.metadata.packages_distributions(), folders, home)
+    found = collisions(importlib.metadata.packages_distributions(), folders, home)
+    return found or shadows(Path.cwd(), home)
+
+
+def shadows(directory: Path, home: Path) -> list[str]:
+    """A sentence per module in `directory` with one of our names: Ray puts the current directory before installed ones.
+
+    Our own checkout is none; a folder without `__init__.py` shadows nothing.
+    """
+    if directory.resolve() == home:
+        return []
+    files = [file for name in NAMES for file in (directory / name / "__init__.py", directory / f"{name}.py")]
+    return [
+        f"{file} would be imported instead of RLoop's package in the run's processes; start rloop in another directory"
+        for file in files
+        if file.exists()
+    ]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
 _SILENT_S = 60.0  # a worker that does not answer for so long counts as lost
 
 
@@ -25,7 +24,14 @@ class Workforce:
     """The rollout workers of a run or an evaluation."""
 
     def __init__(
-        self, casting: Casting, model_dir: str, buffer: "Peer", verifiers: "Peer", restarts: int, start_timeout_s: float
+        self,
+        casting: Casting,
+        model_dir: str,
+        buffer: "Peer",
+        verifiers: "Peer",
+        restarts: int,
+        start_timeout_s: float,
+        look_every_s: float = 0.5,
     ) -> None:
         self._casting = casting
         self._model_dir = model_dir
@@ -33,6 +39,7 @@ class Workforce:
         self._verifiers = verifiers
         self._restarts = restarts
         self._start_timeout_s = start_timeout_s
+        self._look_every_s = look_every_s
         self._broadcaster: Peer | None = None
         self._hired = 0
         self.workers: dict[str, Peer] = {}
@@ -64,11 +71,11 @@ class Workforce:
                         await self._replace(name, reason)
                     except Exception as trouble:  # a worker that cannot be replaced is the end of the run too
                         return f"{reason}; its successor failed: {type(trouble).__name__}: {trouble}"
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
 
     async def down(self, seconds: float) -> None:
         """Close everyone, or kill who does not answer."""
-        await asyncio.gather(*(close(name, worker, seconds) for name, worker in self.workers.items()))
+        await close_all(self.workers, seconds)
 
     def _hire(self) -> str:
         name = f"rollout-worker-{self._hired}"
@@ -93,10 +100,14 @@ class Workforce:
         await self.workers[successor].start()
 
 
-async def close(name: str, peer: "Peer", seconds: float) -> None:
-    """Close an actor in good order within `seconds`, then end its process."""
-    try:
-        await within(seconds, peer.call("close"), f"{name} closes")
-    except Exception as error:  # it is on its way out: what it says of that goes to the log
-        logger.info("%s did not close by itself: %s", name, error)
-    peer.kill()
+async def close_all(peers: "dict[str, Peer]", seconds: float) -> None:
+    """Close actors in good order within `seconds`, then end their processes."""
+
+    async def close(name: str, peer: "Peer") -> None:
+        try:
+            await within(seconds, peer.call("close"), f"{name} closes")
+        except Exception as error:  # it is on its way out: what it says of that goes to the log
+            logger.info("%s did not close by itself: %s", name, error)
+        peer.kill()
+
+    await asyncio.gather(*(close(name, peer) for name, peer in peers.items()))

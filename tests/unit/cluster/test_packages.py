@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from cluster.packages import NAMES, collisions, installed_collisions
+from cluster.packages import NAMES, collisions, installed_collisions, shadows
 
 HOME = Path("/srv/rloop")
 FOLDERS: dict[str, Path | None] = {name: HOME / name for name in NAMES}
@@ -26,3 +26,14 @@ def test_a_name_that_resolves_elsewhere_is_shown_with_both_places() -> None:
 
 def test_this_environment_is_clean() -> None:
     assert installed_collisions() == []
+
+
+def test_a_module_in_the_current_directory_that_ray_would_import_instead_of_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rollout").mkdir()
+    assert shadows(tmp_path, HOME) == []  # a plain folder is no module
+    (tmp_path / "rollout" / "__init__.py").touch()
+    (tmp_path / "trainer.py").touch()
+    first, second = shadows(tmp_path, HOME)
+    assert first.startswith(f"{tmp_path / 'rollout' / '__init__.py'} would be imported instead of RLoop's package")
+    assert "trainer.py" in second
+    assert shadows(tmp_path, tmp_path) == []  # our own checkout

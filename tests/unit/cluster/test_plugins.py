@@ -1,0 +1,33 @@
+import subprocess
+import sys
+from pathlib import Path
+
+from verifiers.catalogue import load
+from verifiers.records import ScoreRequest
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_verifier_in_the_current_directory_is_found_by_its_import_path():
+    rloop = Path(sys.executable).with_name("rloop")
+    arguments = ["data.path=tests/data/grade_school.jsonl", "verifier.name=examples.palindrome:Palindrome", "--dry-run"]
+    done = subprocess.run(
+        [rloop, "train", "recipes/gsm8k.yaml", *arguments, "--name", "never-started"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing was started" in done.stdout
+
+
+def test_the_example_accepts_its_gold_answer_and_rejects_traps(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    verifier = load("examples.palindrome:Palindrome")
+
+    def reward(response: str) -> float | None:
+        return verifier.score(ScoreRequest("", response, reference="anna")).reward
+
+    assert reward("anna") == reward("xannax") == 1.0
+    assert reward("") == reward("anna!") == reward("otto") == 0.0
