@@ -64,7 +64,10 @@ class WeightBroadcaster:
         return WeightSlot(next(f.path for f in self._files if f.path != taken), layout, version)
 
     async def publish(self, slot: WeightSlot, expected: Sequence[FloatArray]) -> dict[str, float]:
-        """Load the slot into every engine and attest it there. A worker that is lost meanwhile is left out.
+        """Load the slot into every engine and attest it there.
+
+        An engine that computes otherwise gets the version once more; when it still does, its worker is retired, and
+        whoever watches over workers replaces it. So is a worker that is lost meanwhile.
 
         Args:
             slot: A staged version.
@@ -74,9 +77,6 @@ class WeightBroadcaster:
             `sync_s`, the seconds until all engines ran on the version; `probe_max_diff` over all engines; `engines`,
             how many there are; and `probe_moved`, how far the learner's own probe moved since the last version: below
             the tolerance, attestation cannot tell the two versions apart.
-
-        Raises:
-            WeightsDisagree: An engine labels its tokens otherwise, or computes other log-probs.
         """
         async with self._busy:
             began = time.monotonic()
@@ -84,7 +84,7 @@ class WeightBroadcaster:
             self._current, self._expected = slot, list(expected)
             await self._from_each(lambda name, worker: self._load(name, worker, slot))
             seconds = time.monotonic() - began
-            diffs = await self._from_each(lambda name, worker: self._attest(name, worker, slot.version))
+            diffs = await self._from_each(lambda name, worker: self._attest_or_resend(name, worker, slot))
             return {
                 "sync_s": seconds,
                 "attest_s": time.monotonic() - began - seconds,
@@ -116,9 +116,11 @@ class WeightBroadcaster:
         answers = await asyncio.gather(*(ask(name, self._workers[name]) for name in names), return_exceptions=True)
         given: list[T] = []
         for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, PeerLost | EngineDead | DeadlineExceeded):
+            if isinstance(answer, PeerLost | EngineDead | DeadlineExceeded | WeightsDisagree):
                 logger.warning("%s is left out: %s", name, answer)
-                self._workers.pop(name, None)
+                worker = self._workers.pop(name, None)
+                if worker and isinstance(answer, WeightsDisagree):
+                    await within(self._call_timeout_s, worker.retire(str(answer)), f"retirement waits for {name}")
             elif isinstance(answer, BaseException):
                 raise answer
             else:
@@ -129,6 +131,14 @@ class WeightBroadcaster:
         what = f"version {slot.version} waits for {name}"
         if (label := await within(self._call_timeout_s, worker.load_weights(slot), what)) != slot.version:
             raise WeightsDisagree(f"{name} labels tokens with version {label} after loading {slot.version}")
+
+    async def _attest_or_resend(self, name: str, worker: Worker, slot: WeightSlot) -> float:
+        try:
+            return await self._attest(name, worker, slot.version)
+        except WeightsDisagree as first:
+            logger.warning("version %d is sent to %s once more: %s", slot.version, name, first)
+            await self._load(name, worker, slot)
+            return await self._attest(name, worker, slot.version)
 
     async def _attest(self, name: str, worker: Worker, version: int) -> float:
         what = f"attestation of {version} waits for {name}"

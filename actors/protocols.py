@@ -57,6 +57,7 @@ class Worker(Protocol):
 
     async def load_weights(self, slot: WeightSlot) -> int: ...  # noqa: D102
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...  # noqa: D102
+    async def retire(self, reason: str) -> None: ...  # noqa: D102
 
 
 class Learner(Protocol):

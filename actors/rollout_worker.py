@@ -51,6 +51,7 @@ class RolloutWorker:
         self._groups: dict[GroupKey, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._tokens = 0
+        self._retired = ""
 
     async def engine_pids(self) -> list[int]:
         """The engine's processes: it is up."""
@@ -62,6 +63,8 @@ class RolloutWorker:
 
     async def health(self) -> dict[str, float]:
         """Counters for the metrics; raises what ended the worker, if anything did."""
+        if self._retired:
+            raise EngineDead(self._retired)
         for loop in self._loops:
             if loop.done():
                 loop.result()
@@ -78,14 +81,22 @@ class RolloutWorker:
         """[L-1] log-probs of each given sequence: what the engine really computes with."""
         return await self._engine.logprobs(sequences)
 
+    async def retire(self, reason: str) -> None:
+        """Deliver nothing any more: the engine cannot be trusted. From now on `health` raises the reason."""
+        self._retired = reason
+        await self._end_tasks()
+
     async def close(self) -> None:
         """Stop asking, drop what is in flight, shut the engine down. Safe to call twice."""
+        await self._end_tasks()
+        await self._engine.close()
+
+    async def _end_tasks(self) -> None:
         tasks = [*self._loops, *self._groups.values()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=10)
-        await self._engine.close()
 
     # -- the loop ---------------------------------------------------------------------------------------------
 

@@ -12,19 +12,23 @@ PROBE = [np.arange(4, dtype=np.int32)]
 
 
 class FakeWorker:
-    """An engine that computes with whatever the slot's version says, unless it is told to keep old weights."""
+    """An engine that computes with whatever version arrived; the first `misses` loads do not arrive."""
 
-    def __init__(self, keeps_old_weights: bool = False, delay: float = 0.0) -> None:
-        self.keeps_old_weights, self.delay, self.weights = keeps_old_weights, delay, 0
+    def __init__(self, misses: int = 0, delay: float = 0.0) -> None:
+        self.misses, self.delay, self.weights, self.retired = misses, delay, 0, ""
 
     async def load_weights(self, slot):
         await asyncio.sleep(self.delay)
-        if not self.keeps_old_weights:
+        self.misses -= 1
+        if self.misses < 0:
             self.weights = slot.version
         return slot.version  # the label is right even where the weights are not
 
     async def probe(self, sequences):
         return [np.full(len(s) - 1, -float(self.weights), np.float32) for s in sequences]
+
+    async def retire(self, reason):
+        self.retired = reason
 
 
 def publish(workers, version=1, timeout=1.0):
@@ -44,9 +48,18 @@ def test_an_engine_that_computes_with_the_published_weights_is_attested():
     assert report["probe_max_diff"] == 0.0
 
 
-def test_an_engine_that_labels_the_version_but_keeps_old_weights_is_found_out_and_named():
-    with pytest.raises(WeightsDisagree, match="w1 does not compute with version 1"):
-        publish({"w0": FakeWorker(), "w1": FakeWorker(keeps_old_weights=True)})
+def test_an_engine_that_missed_the_weights_gets_them_once_more():
+    worker = FakeWorker(misses=1)
+    report = publish({"w0": FakeWorker(), "w1": worker})
+    assert (worker.weights, worker.retired, report["engines"]) == (1, "", 2.0)
+
+
+def test_an_engine_that_labels_the_version_but_keeps_old_weights_is_found_out_and_retired_with_the_reason():
+    worker = FakeWorker(misses=2)
+    report = publish({"w0": FakeWorker(), "w1": worker})
+    assert report["engines"] == 1.0
+    assert report["probe_max_diff"] == 0.0  # of those that are still there
+    assert worker.retired.startswith("w1 does not compute with version 1: log-probs of the probe differ")
 
 
 def test_an_engine_that_does_not_answer_is_named_at_the_deadline_and_left_out(caplog):
@@ -89,7 +102,7 @@ def test_a_worker_that_joins_has_the_current_version_attested_before_it_belongs(
         await broadcaster.join("w1", newcomer)
         assert newcomer.weights == 4
         with pytest.raises(WeightsDisagree, match="w2 does not compute with version 4"):
-            await broadcaster.join("w2", FakeWorker(keeps_old_weights=True))
+            await broadcaster.join("w2", FakeWorker(misses=9))
         await broadcaster.leave("early")
         report = await broadcaster.publish(await broadcaster.claim(LAYOUT, 5), [np.full(3, -5.0, np.float32)])
         assert report["engines"] == 2.0

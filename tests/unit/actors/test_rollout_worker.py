@@ -175,3 +175,21 @@ def test_an_answer_that_the_engine_cut_off_is_a_failure_whatever_the_verifier_sa
     run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 1)
     assert {r.status for r in buffer.finished[0].rollouts} == {"failed"}
     assert not any(r.trainable for r in buffer.finished[0].rollouts)
+
+
+def test_a_retired_worker_delivers_nothing_more_and_says_why():
+    buffer = FakeBuffer(1)
+
+    async def main() -> None:
+        engine = FakeEngine(tokens=10**9)
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 0.02, 1.0)
+        await worker.start()
+        while not engine.requests:
+            await asyncio.sleep(0.001)
+        await worker.retire("w0 does not compute with version 3")
+        with pytest.raises(EngineDead, match="does not compute with version 3"):
+            await worker.health()
+        assert len(engine.aborted) == 3
+
+    asyncio.run(main())
+    assert buffer.finished == []
