@@ -51,6 +51,10 @@ class EngineConfig(BaseModel):
     kv_cache_mb: int | None = Field(
         256, ge=16, description="KV cache in MiB; null lets the engine take what the GPU has."
     )
+    kv_on_update: Literal["keep", "recompute"] = Field(
+        "keep",
+        description="KV of answers under way when weights change: keep it, or recompute it (exact, longer pause).",
+    )
     max_num_seqs: int = Field(256, ge=1, description="Sequences decoded together at most.")
     eager: bool = Field(True, description="Skip compilation: starts a minute sooner, up to 1.3 × slower.")
     tensor_parallel: int = Field(1, ge=1, description="GPUs per engine.")

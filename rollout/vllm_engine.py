@@ -71,6 +71,7 @@ class VllmEngine:
     def __init__(self, model_dir: str, config: EngineConfig, context_length: int, seed: int) -> None:
         self._expected = checkpoint_tensors(Path(model_dir), config.dtype)
         self._context_length = context_length
+        self._recompute_kv = config.kv_on_update == "recompute"
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
         self._loads = 0
@@ -174,7 +175,9 @@ class VllmEngine:
     # -- weights ----------------------------------------------------------------------------------------------
 
     async def load_weights(self, slot: WeightSlot) -> None:
-        """Swap the weights under the requests in flight, which keep their KV; one load at a time.
+        """Swap the weights under the requests in flight; one load at a time.
+
+        What becomes of their KV is `rollout.engine.kv_on_update`: kept, or dropped and computed again at resume.
 
         Raises:
             ValueError: The slot does not hold what this engine holds; nothing was touched.
@@ -186,6 +189,15 @@ class VllmEngine:
         await asyncio.shield(self._load(slot))
 
     async def _load(self, slot: WeightSlot) -> None:
+        """Pause, load, relabel, resume, under the lock.
+
+        No request reads KV of weights that it should not. A salt names the weights a request was *submitted* under,
+        and labels are unique: each load makes its own, also of a version loaded before.
+        * keep: requests in flight go on storing blocks of mixed weights under their old salt. The only others with
+          that salt were queued across the load, and `_attempt` starts those over under the new one.
+        * recompute: nothing cached outlives the pause, so what is stored later under an old salt is of the weights in
+          use, until the next load clears it too.
+        """
         async with self._loading:
             label = f"{slot.version}/{self._loads + 1}"
             update = WeightTransferUpdateRequest(
@@ -194,7 +206,7 @@ class VllmEngine:
             with self._builtin_errors():
                 try:
                     async with asyncio.timeout(LOAD_TIMEOUT_S):
-                        await self._llm.pause_generation(mode="keep", clear_cache=False)
+                        await self._llm.pause_generation(mode="keep", clear_cache=self._recompute_kv)
                         await self._llm.start_weight_update()
                         await self._llm.update_weights(update)
                         await self._llm.finish_weight_update(label)

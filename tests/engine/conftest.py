@@ -1,6 +1,10 @@
-"""One engine for the whole session: start-up is what these tests cost. The engine's versions only grow over it."""
+"""One engine per KV mode for the whole session: start-up is what these tests cost. Versions only grow over it.
+
+Each engine has its own learner side, so that what one test loads into one engine never surprises the other.
+"""
 
 import asyncio
+import contextlib
 import mmap
 import os
 import time
@@ -12,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from rollout import shared_memory
 from rollout.config import EngineConfig
 from rollout.engine_env import ENGINE_ENV
 from rollout.memory_file import MemoryFile
@@ -19,6 +24,8 @@ from rollout.weights import WeightLayout, WeightSlot
 
 CONTEXT_LENGTH = 256
 ENGINE_CONFIG = EngineConfig(kv_cache_mb=32, max_num_seqs=12)
+# Room for more sequences than the KV cache holds: some are always preempted.
+RECOMPUTE_CONFIG = EngineConfig(kv_cache_mb=16, max_num_seqs=64, kv_on_update="recompute")
 
 
 def perturb(model: Any, seed: int, scale: float = 0.1) -> None:
@@ -102,24 +109,63 @@ def reference(model_dir: Path) -> Iterator[Reference]:
 
 
 @pytest.fixture(scope="session")
-def make_engine(model_dir: Path) -> Callable[[], Any]:
-    os.environ.update(ENGINE_ENV)
-    from rollout.vllm_engine import VllmEngine
-
-    return lambda: VllmEngine(str(model_dir), ENGINE_CONFIG, CONTEXT_LENGTH, seed=0)
+def recompute_reference(model_dir: Path) -> Iterator[Reference]:
+    made = Reference(model_dir)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")
-def engine(make_engine: Callable[[], Any], run: Callable[[Awaitable[Any]], Any]) -> Iterator[Any]:
-    left_before = set(os.listdir("/dev/shm"))
-    made = make_engine()
+def make_engine(model_dir: Path) -> Callable[..., Any]:
+    os.environ.update(ENGINE_ENV)
+    from rollout.vllm_engine import VllmEngine
+
+    return lambda config=ENGINE_CONFIG: VllmEngine(str(model_dir), config, CONTEXT_LENGTH, seed=0)
+
+
+@pytest.fixture(scope="session")
+def engine(make_engine: Callable[..., Any], run: Callable[[Awaitable[Any]], Any]) -> Iterator[Any]:
+    yield from lifetime(make_engine, ENGINE_CONFIG, run)
+
+
+@pytest.fixture(scope="session")
+def recompute_engine(make_engine: Callable[..., Any], run: Callable[[Awaitable[Any]], Any]) -> Iterator[Any]:
+    yield from lifetime(make_engine, RECOMPUTE_CONFIG, run)
+
+
+def lifetime(
+    make_engine: Callable[..., Any], config: EngineConfig, run: Callable[[Awaitable[Any]], Any]
+) -> Iterator[Any]:
+    """An engine that must leave nothing behind."""
+    left = watch_shared_memory()
+    made = make_engine(config)
     pids = made.pids()
     assert pids
     yield made
     run(made.close())
     run(made.close())
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
-    assert set(os.listdir("/dev/shm")) <= left_before
+    assert not left()
+
+
+def watch_shared_memory() -> Callable[[], set[str]]:
+    """From now on: new names in /dev/shm, without those of the machine's other living processes."""
+    before = set(os.listdir("/dev/shm"))
+
+    def left() -> set[str]:
+        new = set(os.listdir("/dev/shm")) - before
+        for pid in set(psutil.pids()) - {os.getpid()}:
+            with contextlib.suppress(OSError):
+                new -= shared_memory.names_mapped_by(pid)
+        return new
+
+    return left
+
+
+@pytest.fixture
+def left_in_shared_memory() -> Callable[[], set[str]]:
+    """Names in /dev/shm since the test began that no other living process uses."""
+    return watch_shared_memory()
 
 
 @pytest.fixture

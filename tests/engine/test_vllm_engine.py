@@ -236,9 +236,7 @@ def test_a_slot_of_other_tensors_is_refused_and_the_engine_goes_on(engine, refer
     run(engine.load_weights(WeightSlot(path, reference.layout, reference.version)))
 
 
-def test_a_load_that_fails_half_way_is_the_death_of_the_engine(make_engine, reference, run):
-    left_before = set(os.listdir("/dev/shm"))
-
+def test_a_load_that_fails_half_way_is_the_death_of_the_engine(make_engine, reference, run, left_in_shared_memory):
     async def scenario():
         engine = make_engine()
         pids = engine.pids()
@@ -258,7 +256,7 @@ def test_a_load_that_fails_half_way_is_the_death_of_the_engine(make_engine, refe
 
     pids, errors = run(scenario())
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
-    assert set(os.listdir("/dev/shm")) <= left_before
+    assert not left_in_shared_memory()
     for error in errors:
         assert error.__cause__ is None
         assert b"vllm" not in pickle.dumps(error)
@@ -277,8 +275,7 @@ if __name__ == "__main__":
 """
 
 
-def test_the_engine_process_dies_with_its_killed_owner(model_dir, tmp_path, until):
-    left_before = set(os.listdir("/dev/shm"))
+def test_the_engine_process_dies_with_its_killed_owner(model_dir, tmp_path, until, left_in_shared_memory):
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     with subprocess.Popen([sys.executable, str(script), str(model_dir)], stdout=subprocess.PIPE, text=True) as owner:
@@ -289,4 +286,4 @@ def test_the_engine_process_dies_with_its_killed_owner(model_dir, tmp_path, unti
         finally:
             os.kill(owner.pid, signal.SIGKILL)
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
-    until(lambda: set(os.listdir("/dev/shm")) <= left_before, 5)
+    until(lambda: not left_in_shared_memory(), 5)
