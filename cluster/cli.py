@@ -115,6 +115,31 @@ def evaluate(
     raise typer.Exit(driver.evaluate(load(recipe, overrides or [], os.environ), checkpoint, Console()))
 
 
+@app.command(epilog="Example:  rloop audit runs/demo --checkpoint theta-1")
+def audit(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of the run, e.g. runs/demo.")],
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="PROMPT_ID[/INDEX]", help="What became of this prompt's answers.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="NAME|VERSION", help="What these weights were trained on.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the balance here.")] = None,
+) -> None:
+    """Where every answer of a run went; exit code 1 when the sums do not close. Reads only, also while it runs."""
+    from cluster.audit import show_balance
+    from cluster.provenance import show_checkpoint, show_sample
+
+    if (sample is not None) + (checkpoint is not None) + (json_file is not None) > 1:
+        raise Refused(["--sample, --checkpoint and --json are different questions; ask one at a time"])
+    console = Console()
+    if sample is not None:
+        raise typer.Exit(show_sample(run_dir, sample, console))
+    if checkpoint is not None:
+        raise typer.Exit(show_checkpoint(run_dir, checkpoint, console))
+    raise typer.Exit(show_balance(run_dir, console, json_file))
+
+
 @config_app.command("show", epilog="Example:  rloop config show recipes/demo.yaml rollout.group_size=16 > mine.yaml")
 def config_show(recipe: Recipe, overrides: Overrides = None) -> None:
     """Print the resolved run as YAML, each field with its help."""
