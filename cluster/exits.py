@@ -15,7 +15,7 @@ class Exit(IntEnum):
 
 MEANING = {
     Exit.DONE: "done",
-    Exit.FAILED: "the run failed; the message says where its log is",
+    Exit.FAILED: "the run failed, the message says where its log is; or an audit that found faults",
     Exit.REFUSED: "refused before anything started: bad command line, configuration or input",
     Exit.UNFIT: "this environment cannot run RLoop (`rloop doctor`)",
     Exit.INTERRUPTED: "interrupted after a checkpoint; `rloop resume` goes on",

@@ -63,6 +63,10 @@ def test_versions_only_grow_and_no_trained_token_is_older_than_the_bound(run):
     assert max(step["staleness_max"] for step in run.steps("rl")) <= 1
 
 
+def test_every_answer_has_its_fate_and_nothing_was_trained_twice(run):
+    assert "The balance closes" in rloop("audit", str(run.root))
+
+
 def test_held_out_accuracy_is_clearly_above_the_base_policy(run):
     base, final = run.evaluation("theta-0"), run.evaluation("theta-2")
     print({"base": base["pass@1"], "final": final["pass@1"]})
@@ -122,6 +126,7 @@ def test_a_run_that_is_interrupted_and_then_killed_is_finished_by_resume(run, ru
     last_life = [row["step"] for row in stopped.steps("rl")][-(10 - at_kill) :]
     assert last_life == list(range(at_kill + 1, 11))  # it went on where the manifest stood
     assert max(row["staleness_max"] for row in stopped.steps("rl")) <= 1
+    assert "The balance closes" in rloop("audit", str(stopped.root))
 
 
 def test_a_killed_engine_is_replaced_and_the_run_goes_on(run, runs):
@@ -140,3 +145,4 @@ def test_a_killed_engine_is_replaced_and_the_run_goes_on(run, runs):
     assert steps[-1]["engines"] == 1
     assert max(row["probe_max_diff"] for row in steps) < 1e-3
     assert max(row["staleness_max"] for row in steps) <= 1
+    assert "The balance closes" in rloop("audit", str(hurt.root))
