@@ -10,6 +10,7 @@ Set `rollout.engine_env.ENGINE_ENV` in the process before importing this.
 import asyncio
 import bisect
 import contextlib
+import functools
 import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -206,7 +207,8 @@ class VllmEngine:
             with self._builtin_errors():
                 try:
                     async with asyncio.timeout(LOAD_TIMEOUT_S):
-                        await self._llm.pause_generation(mode="keep", clear_cache=self._recompute_kv)
+                        # `pause_generation` less the 20 ms that it sleeps afterwards, "not required for correctness".
+                        await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=self._recompute_kv)
                         await self._llm.start_weight_update()
                         await self._llm.update_weights(update)
                         await self._llm.finish_weight_update(label)
@@ -362,10 +364,6 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
     init_info_cls = NoInit
     update_info_cls = FileUpdate
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._file: torch.Tensor | None = None
-
     def init_transfer_engine(self, init_info: NoInit) -> None:
         """Nothing to do."""
 
@@ -375,22 +373,26 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
 
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Load views of the file; the model fuses and packs them as it does at start-up."""
-        self._file = torch.from_file(update_info.path, shared=True, size=update_info.nbytes, dtype=torch.uint8)
+        file = _mapped(update_info.path, os.stat(update_info.path).st_ino, update_info.nbytes)
         specs = [TensorSpec(**fields) for fields in update_info.tensors]
-        self.model.load_weights((spec.name, _view(self._file, spec)) for spec in specs)
+        self.model.load_weights((spec.name, _view(file, spec)) for spec in specs)
 
     def finish_weight_update(self) -> None:
-        """Finish the layers, and let go of the file."""
+        """Finish the layers."""
         finalize_layerwise_reload(self.model, self.model_config)
         head = getattr(self.model, "lm_head", None)
         if head is not None and hasattr(head, "cpu_linear"):
             # On CPU the head computes with a packed copy, which the reload of a tied embedding does not renew.
             head.quant_method.process_weights_after_loading(head)
-        self._file = None
 
     def shutdown(self) -> None:
-        """Let go of the file."""
-        self._file = None
+        """Let go of the files."""
+        _mapped.cache_clear()
+
+
+@functools.lru_cache(maxsize=2)  # versions alternate between two files, and to map one anew costs more than its copy
+def _mapped(path: str, inode: int, nbytes: int) -> torch.Tensor:
+    return torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8)
 
 
 def _view(file: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
