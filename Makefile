@@ -15,7 +15,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml deploy/install.sh
 	@PYTHON=$(PYTHON) VENV=$(VENV) sh deploy/install.sh
 	@touch $@
 
-demo: $(STAMP) ## The main job, end to end, on this machine (about ten minutes)
+demo: $(STAMP) ## The main job, end to end, on this machine (about six minutes)
 	$(BIN)/rloop train recipes/demo.yaml
 
 test: check ray engine e2e ## All tests

@@ -90,6 +90,7 @@ class Controller:
         self._clock = clock
         self._stop = asyncio.Event()
         self._stop_reason = ""
+        self._skipped = ""  # what stands in the table for an RFT phase that had too few experts
         self._in_engines = ""  # hash of the weights the engines run on
         self._saved_at = clock()
         self._progress = Progress(run_dir, plan.schedule.iterations, plan.schedule.rl_steps, clock)
@@ -164,7 +165,7 @@ class Controller:
             _copy_directory(self._run_dir / "checkpoints" / phase.produces / "hf", Path(self._plan.base_cache))
         if digest != self._in_engines:
             await self._publish(self._manifest.version + 1, digest)
-        row = await self._evaluate(phase.produces, phase.title)
+        row = await self._evaluate(phase.produces, self._skipped or phase.title)
         self._commit(self._manifest.committed(digest, row))
 
     async def _keep(self, name: str) -> None:
@@ -174,6 +175,7 @@ class Controller:
 
     async def _begin_phase(self, phase: Phase) -> None:
         """Fresh optimizer on the phase's initial weights: RL weights never leak into RFT."""
+        self._skipped = ""
         dataset, steps = await self._dataset(phase)
         initial = None if phase.init_from == "scratch" else self._weights_dir(phase.init_from)
         digest = await self._learner.begin_phase(initial, self._optim(phase), steps)
@@ -183,7 +185,8 @@ class Controller:
                 f"{phase.kind} of iteration {phase.iteration} must start from {phase.init_from} ({expected[:12]}), the "
                 f"learner holds {digest[:12]}; the checkpoint was changed after it was committed"
             )
-        logger.info("%s of iteration %d starts from %s (%s)", phase.kind, phase.iteration, phase.init_from, digest[:12])
+        if not self._skipped:
+            logger.info("%s of iteration %d starts from %s", phase.kind, phase.iteration, phase.init_from)
         started_from = {**self._manifest.started_from, phase.produces: digest}
         self._manifest = replace(
             self._manifest, phase=phase, step=0, steps=steps, dataset=dataset, started_from=started_from
@@ -219,6 +222,7 @@ class Controller:
             )
             logger.info("expert set of iteration %d: %s", phase.iteration, report)
             if report.kept < schedule.min_experts:
+                self._skipped = f"iteration {phase.iteration + 1}, RFT skipped: {report.kept} expert answers"
                 logger.warning(
                     "RFT of iteration %d is skipped and %s kept: %d expert answers, schedule.min_experts is %d",
                     phase.iteration,
@@ -253,7 +257,13 @@ class Controller:
             seconds = self._clock() - began
             metrics["train_tokens_per_s"] = info.num_tokens / seconds
             self._progress.step(
-                phase.kind, seconds, metrics, iteration=phase.iteration, step=step, version=self._manifest.version
+                phase.kind,
+                seconds,
+                metrics,
+                incarnation=self._manifest.incarnation,
+                iteration=phase.iteration,
+                step=step,
+                version=self._manifest.version,
             )
             self._progress.update(step=step, version=self._manifest.version)
             await self._maybe_checkpoint(last=step == steps)

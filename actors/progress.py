@@ -67,8 +67,15 @@ class Progress:
             buffer=buffer or self.current.buffer,
             waiting=waiting,
             remaining_s=self._remaining(),
+            phase_remaining_s=self._phase_remaining(),
         )
         return self.current
+
+    def _phase_remaining(self) -> float | None:
+        kind = self.current.phase or ""
+        if not self.current.steps or not self._units[kind]:
+            return None
+        return (self.current.steps - self.current.step) * self._seconds[kind] / self._units[kind]
 
     def _remaining(self) -> float | None:
         """Units left × seconds per unit so far; None while a kind of work has not been seen yet."""

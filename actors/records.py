@@ -68,5 +68,7 @@ class RunStatus:
     """Since the command was given; the driver's to fill in."""
     remaining_s: float | None = None
     """Estimate of the time left; None until there is one."""
+    phase_remaining_s: float | None = None
+    """The same for this phase alone, which is known sooner."""
     message: str = ""
     """Why it failed or stopped; empty otherwise."""

@@ -124,9 +124,11 @@ class RolloutWorker:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._renew_every_s)
-            for key in await self._buffer.renew(self.name, list(self._groups)):
-                logger.warning("lease of %s was taken away: its answers are dropped here", key)
-                if task := self._groups.get(key):
+            working = [key for key, task in self._groups.items() if not task.done()]
+            for key in await self._buffer.renew(self.name, working):
+                task = self._groups.get(key)
+                if task and not task.done():  # it may have been delivered while the buffer answered
+                    logger.warning("the lease of %s was taken away: its answers are dropped here", key)
                     task.cancel()
 
     async def _serve(self, lease: Lease) -> None:

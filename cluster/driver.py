@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from actors.manifest import Manifest
 from actors.records import RunStatus
 from cluster import preflight, results
 from cluster.config import RunConfig
@@ -28,6 +29,8 @@ def run(config: RunConfig, run_dir: Path, console: Console, resume: bool, dry_ru
     """Check, then train with a live view, then report. A dry run ends after the checks."""
     plan = preflight.check(config, run_dir, Machine.here(), resume)
     console.print(f"rloop · {run_dir.name}\n{plan}", highlight=False, soft_wrap=True, markup=False)
+    if resume:
+        console.print(f"  {'goes on':<14} {_where(run_dir)}", highlight=False, soft_wrap=True, markup=False)
     if dry_run:
         console.print("Every check passed; nothing was started.")
         return Exit.DONE
@@ -53,6 +56,17 @@ def run(config: RunConfig, run_dir: Path, console: Console, resume: bool, dry_ru
     if status.state not in _EXIT:
         console.print(f"\nThe run failed: {status.message}\nLogs: {directory.logs}", style="red", markup=False)
     return _EXIT.get(status.state, Exit.FAILED)
+
+
+def _where(run_dir: Path) -> str:
+    """Where a run stands that is resumed."""
+    path = run_dir / "manifest.json"
+    if not path.exists():
+        return "from the beginning: nothing is committed yet"
+    manifest = Manifest.load(path)
+    if phase := manifest.phase:
+        return f"in iteration {phase.iteration + 1}, {phase.kind}, after step {manifest.step} of {manifest.steps}"
+    return f"after {manifest.done[-1].title}" if manifest.done else "after the evaluation of the base policy"
 
 
 def _launch(config: RunConfig, directory: RunDir, console: Console) -> RunStatus:

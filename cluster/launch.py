@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,21 +81,22 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
     Returns:
         The final status: `finished`, `interrupted` (resumable) or `failed`, with a message.
     """
-    show = _timed(show)
-    show(RunStatus(waiting="model and data"))
-    materials = await asyncio.to_thread(prepare, config, run_dir)
-    if finished := _already_finished(config, run_dir, materials):
-        return finished
-    with _stop_signals() as stop, _ray(config) as (ray_app, gpus):
-        crew = Crew(config.actors.start_timeout_s)
-        try:
-            casting = Casting(config, run_dir, ray_app, gpus)
-            assembled = await _unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
-            if assembled is None:
-                return RunStatus(state="interrupted", message="asked to stop while starting")
-            return await _watch(*assembled, stop, show)
-        finally:
-            await crew.down()
+    async with _ticking(show) as show:
+        show(RunStatus(waiting="model and data"))
+        materials = await asyncio.to_thread(prepare, config, run_dir)
+        if finished := _already_finished(config, run_dir, materials):
+            return finished
+        with _stop_signals() as stop, _ray(config) as (ray_app, gpus):
+            crew = Crew(config.actors.start_timeout_s)
+            try:
+                casting = Casting(config, run_dir, ray_app, gpus)
+                assembled = await _unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
+                if assembled is None:
+                    show(RunStatus(state="stopping", waiting="everybody to close"))
+                    return RunStatus(state="interrupted", message="asked to stop while starting")
+                return await _watch(*assembled, stop, show)
+            finally:
+                await crew.down()
 
 
 def _already_finished(config: "RunConfig", run_dir: Path, materials: Materials) -> RunStatus | None:
@@ -115,9 +116,11 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
 
     Its scratch directory, with the logs, stays behind when it fails; the message names it.
     """
-    from rollout.evaluation import summarize
+    async with _ticking(show) as show:
+        return await _evaluate(config, checkpoint, show)
 
-    show = _timed(show)
+
+async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow:
     show(RunStatus(waiting="model and data"))
     tokenizer = await asyncio.to_thread(load_tokenizer, str(checkpoint))
     train_prompts, held_out = load_problems(config, tokenizer)
@@ -140,6 +143,8 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
             raise
         finally:
             await crew.down()
+    from rollout.evaluation import summarize
+
     shutil.rmtree(scratch)
     return EvalRow(str(checkpoint), "evaluation", summarize(counts, config.eval.ks), len(counts), config.eval.samples)
 
@@ -165,10 +170,26 @@ async def _counts(buffer: "Peer", workforce: Workforce, config: "RunConfig") -> 
         illness.cancel()
 
 
-def _timed(show: Show) -> Show:
-    """Pictures whose elapsed time counts from now: coming up is part of the wait."""
-    began = time.monotonic()
-    return lambda status: show(replace(status, elapsed_s=time.monotonic() - began))
+@contextlib.asynccontextmanager
+async def _ticking(show: Show) -> AsyncIterator[Show]:
+    """Pictures whose elapsed time counts from now, shown again and again: a clock that stands still looks hung."""
+    began, last = time.monotonic(), RunStatus()
+
+    def timed(status: RunStatus) -> None:
+        nonlocal last
+        last = status
+        show(replace(status, elapsed_s=time.monotonic() - began))
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(_POLL_S)
+            timed(last)
+
+    ticker = asyncio.create_task(tick())
+    try:
+        yield timed
+    finally:
+        ticker.cancel()
 
 
 @contextlib.contextmanager
@@ -249,7 +270,8 @@ async def _watch(controller: "Peer", workforce: Workforce, stop: asyncio.Event, 
             if clock() > give_up_at:
                 return _ended(failure, f"no checkpoint within {_STOP_S:g} s; the last committed one stands")
             if not run.done() and (picture := await _ask(controller, "status")):
-                show(replace(picture, message=picture.message or workforce.note))
+                stopping = "a checkpoint is being written; Ctrl-C again ends at once" if stop.is_set() else ""
+                show(replace(picture, message=stopping or picture.message or workforce.note))
         return await _outcome(run, controller, failure)
     finally:
         run.cancel()

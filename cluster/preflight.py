@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.config import RunConfig
+from cluster.invocation import rloop
 from cluster.machine import GIB, MIB, Machine, Need, need, shortages
 from cluster.model_files import ModelFacts, read_model, scratch_facts
 from cluster.packages import installed_collisions
@@ -138,7 +139,7 @@ def _run_dir(run_dir: Path, resume: bool) -> list[str]:
     if run_dir.exists():
         free = next(n for i in range(2, 10_000) if not (run_dir.parent / (n := f"{run_dir.name}-{i}")).exists())
         return [
-            f"{run_dir}: a run of this name exists; go on with it: rloop resume {run_dir}, or start another: "
+            f"{run_dir}: a run of this name exists; go on with it: {rloop()} resume {run_dir}, or start another: "
             f"--name {free}"
         ]
     parent = next(p for p in run_dir.absolute().parents if p.exists())

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.records import EvalRow, RunStatus
+from cluster.invocation import rloop
 from cluster.rundir import RunDir
 from cluster.view import pass_keys
 
@@ -53,6 +54,8 @@ def report(status: RunStatus, run: RunDir, console: Console) -> None:
     """The end of a run: table, run directory, next commands."""
     if status.evals:
         console.print(table(status.evals))
+    if status.state == "interrupted":
+        console.print(f"\nInterrupted ({status.message}){_where(status)}", highlight=False, markup=False)
     console.print(f"\nRun directory: {run.root}", highlight=False, soft_wrap=True, markup=False)
     for path, what in run.contents():
         console.print(f"  {Path(path).name:<14} {what}", highlight=False, soft_wrap=True, markup=False)
@@ -61,19 +64,28 @@ def report(status: RunStatus, run: RunDir, console: Console) -> None:
         console.print(f"  {what}\n    {command}", highlight=False, soft_wrap=True, markup=False)
 
 
+def _where(status: RunStatus) -> str:
+    if not status.steps:
+        return "; nothing that was committed is lost."
+    return f" in iteration {status.iteration + 1}, {status.phase}, with step {status.step} of {status.steps} committed."
+
+
 def next_commands(status: RunStatus, run: RunDir) -> list[tuple[str, str]]:
     """(what for, command) of what a person would do now."""
     if status.state != "finished":
-        return [("go on where it stopped", f"rloop resume {run.root}")]
-    more = [("train further iterations", f"rloop resume {run.root} schedule.iterations={status.iterations + 2}")]
+        return [("go on where it stopped", f"{rloop()} resume {run.root}")]
+    more = [
+        ("train further iterations", f"{rloop()} resume {run.root} schedule.iterations={status.iterations + 2}"),
+        ("see where every answer went", f"{rloop()} audit {run.root}"),
+    ]
     if model := run.final_model(status):
         evaluate = (
             "evaluate the final weights again, with more answers",
-            f"rloop eval {model} {run.config} eval.samples=64",
+            f"{rloop()} eval {model} {run.config} eval.samples=64",
         )
         load = [
             ("load them in transformers", f"AutoModelForCausalLM.from_pretrained({str(model)!r})"),
-            ("serve them with vLLM", f"vllm serve {model}"),
+            ("load them in vLLM", f"vllm.LLM({str(model)!r}, enforce_eager=True, kv_cache_memory_bytes=1 << 28)"),
         ]
         return [evaluate, *more, *load]
     return more

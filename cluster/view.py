@@ -87,9 +87,12 @@ def _steps(status: RunStatus) -> str:
 
 
 def _left(status: RunStatus) -> str:
-    return f"{_clock(status.elapsed_s)} gone, " + (
-        f"about {_clock(status.remaining_s)} left" if status.remaining_s is not None else "time left not known yet"
-    )
+    gone = f"{_clock(status.elapsed_s)} gone"
+    if status.remaining_s is not None:
+        return f"{gone}, about {_clock(status.remaining_s)} left"
+    if status.phase_remaining_s is not None:
+        return f"{gone}, about {_clock(status.phase_remaining_s)} left in this phase"
+    return gone
 
 
 def _facts(status: RunStatus) -> list[tuple[str, str]]:

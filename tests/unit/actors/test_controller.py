@@ -194,6 +194,8 @@ def test_with_too_few_experts_rft_is_skipped_and_the_starting_policy_kept(tmp_pa
     asyncio.run(controller.run())
     weights = Manifest.load(tmp_path / "manifest.json").weights
     assert weights["theta-1"] == weights["theta-0"] == "base"
+    rows = Manifest.load(tmp_path / "manifest.json").evals
+    assert rows[-1].after == "iteration 1, RFT skipped: 1 expert answers"  # the table does not claim an RFT
 
 
 def test_a_stop_request_checkpoints_and_a_resumed_run_ends_with_the_same_weights(tmp_path):

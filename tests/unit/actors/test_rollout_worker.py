@@ -193,3 +193,27 @@ def test_a_retired_worker_delivers_nothing_more_and_says_why():
 
     asyncio.run(main())
     assert buffer.finished == []
+
+
+def test_only_groups_that_are_still_worked_on_are_renewed():
+    """A delivered group is no longer the worker's: renewing it would only bring a false alarm."""
+    buffer = FakeBuffer(1)
+    renewed: list[GroupKey] = []
+
+    async def renew(worker, keys):
+        renewed.extend(keys)
+        return []
+
+    buffer.renew = renew
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", FakeEngine, lambda: str, buffer, FakeVerifiers(), 2, 0.01, 1.0)
+        await worker.start()
+        while not buffer.finished:
+            await asyncio.sleep(0.001)
+        renewed.clear()
+        await asyncio.sleep(0.05)
+        await worker.close()
+
+    asyncio.run(main())
+    assert renewed == []

@@ -50,7 +50,7 @@ def test_the_report_says_where_the_run_is_and_what_to_do_next(tmp_path: Path) ->
     assert "hf/ in each loads in transformers and vLLM" in text
     assert f"rloop eval {model} {tmp_path / 'config.yaml'} eval.samples=64" in text
     assert f"rloop resume {tmp_path} schedule.iterations=3" in text
-    assert f"vllm serve {model}" in text
+    assert f"vllm.LLM({str(model)!r}, enforce_eager=True" in text
 
     report(replace(status, state="interrupted"), RunDir(tmp_path), console)
     assert console.export_text().rstrip().endswith(f"rloop resume {tmp_path}")
