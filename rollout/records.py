@@ -104,6 +104,13 @@ class Segment:
         return cls(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int32), None)
 
     @classmethod
+    def of(
+        cls, token_ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], reason: FinishReason | None
+    ) -> "Segment":
+        """From plain lists, as engines give them."""
+        return cls(np.array(token_ids, np.int32), np.array(logprobs, np.float32), np.array(versions, np.int32), reason)
+
+    @classmethod
     def concatenate(cls, pieces: Sequence["Segment"]) -> "Segment":
         """Pieces of one answer in order; the last decides how it ends."""
         if not pieces:

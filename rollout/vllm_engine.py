@@ -41,7 +41,7 @@ from rollout import shared_memory
 from rollout.config import EngineConfig
 from rollout.engine import EngineDead
 from rollout.leash import Leash
-from rollout.records import FinishReason, FloatArray, GenerationRequest, IntArray, Segment
+from rollout.records import FloatArray, GenerationRequest, IntArray, Segment
 from rollout.weight_check import check_slot, checkpoint_tensors
 from rollout.weights import TensorSpec, WeightSlot
 
@@ -141,7 +141,7 @@ class VllmEngine:
         )
         prompt = {"prompt_token_ids": request.prompt_ids.tolist(), "cache_salt": label}
         if request.id in self._aborted:
-            yield _segment([], [], [], "abort")
+            yield Segment.of([], [], [], "abort")
             return
         done = 0
         async with contextlib.aclosing(self._llm.generate(prompt, params, request.id)) as outputs:
@@ -156,7 +156,7 @@ class VllmEngine:
                 logprobs = [choices[token].logprob for token, choices in pairs]
                 versions = _versions(starts, done, done + len(tokens))
                 done += len(tokens)
-                yield _segment(tokens, logprobs, versions, answer.finish_reason)
+                yield Segment.of(tokens, logprobs, versions, answer.finish_reason)
 
     def _label_starts(self, request_id: str, answer: CompletionOutput) -> list[tuple[str, int]]:
         """[(label, index of its first token)] of an answer so far; vLLM itself tells it only at the end."""
@@ -324,12 +324,6 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-
-
-def _segment(
-    tokens: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], reason: FinishReason | None
-) -> Segment:
-    return Segment(np.array(tokens, np.int32), np.array(logprobs, np.float32), np.array(versions, np.int32), reason)
 
 
 def _versions(starts: Sequence[tuple[str, int]], begin: int, end: int) -> list[int]:

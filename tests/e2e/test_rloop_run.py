@@ -11,15 +11,7 @@ from whole_run import ROOT, FinishedRun, command, rloop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-SMALL = [
-    "recipes/demo.yaml",
-    "schedule.warmup_demos=38400",
-    "schedule.rl_steps=10",
-    "data.countdown.eval_problems=40",
-    "eval.samples=16",
-    "eval.ks=[1,8,16]",
-    "trainer.rl.optim.lr=3.0e-4",
-]
+SMALL = ["recipes/demo.yaml", "schedule.rl_steps=10"]  # the demo's own base policy: a weaker one learns only by luck
 
 
 @pytest.fixture(scope="module")
