@@ -24,7 +24,7 @@ from actors.manifest import Manifest
 from actors.progress import Progress
 from actors.protocols import Broadcaster, Buffer, Learner
 from actors.records import EvalRow, RunStatus
-from actors.waiting import while_progressing
+from actors.waiting import unless, while_progressing
 from rollout.config import EvalConfig
 from rollout.evaluation import summarize
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
@@ -93,7 +93,7 @@ class Controller:
         self._skipped = ""  # what stands in the table for an RFT phase that had too few experts
         self._in_engines = ""  # hash of the weights the engines run on
         self._saved_at = clock()
-        self._progress = Progress(run_dir, plan.schedule.iterations, plan.schedule.rl_steps, clock)
+        self._progress = Progress(run_dir, plan.schedule.iterations, clock)
         self._progress.still_to_come = self._still_to_come
         manifest = run_dir / "manifest.json"
         self._manifest = Manifest.load(manifest) if manifest.exists() else Manifest(config_digest=plan.config_digest)
@@ -342,14 +342,8 @@ class Controller:
         return await while_progressing(lambda: self._unless_stopped(ask(self._plan.stall_s)), finished)
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
-        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-        finally:
-            stop.cancel()
-            task.cancel()
+        if (result := await unless(self._stop, work)) is not None:
+            return result
         if self._manifest.phase is not None and self._progress.current.phase != "eval":
             await self._checkpoint()
         raise Interrupted(self._stop_reason)

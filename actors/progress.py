@@ -15,9 +15,8 @@ _RATE_PICTURES = 20  # the generation rate is over the last so many pictures, ab
 class Progress:
     """Collects numbers from the controller; writes `metrics.jsonl`; answers with a `RunStatus`."""
 
-    def __init__(self, run_dir: Path, iterations: int, rl_steps: int, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, run_dir: Path, iterations: int, clock: Callable[[], float] = time.monotonic):
         self._metrics_file = run_dir / "metrics.jsonl"
-        self._rl_steps = rl_steps
         self._clock = clock
         self._seconds: dict[str, float] = defaultdict(float)  # spent per kind of work
         self._units: dict[str, float] = defaultdict(float)  # steps of it (evaluations count as one)

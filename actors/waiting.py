@@ -35,6 +35,17 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
         raise
 
 
+async def unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """The result of `work`, or None when the event is set first; the work is cancelled then."""
+    task, happened = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((task, happened), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        happened.cancel()
+
+
 async def while_progressing(ask: Callable[[], Awaitable[T]], progress: Callable[[], Awaitable[int]]) -> T:
     """Ask again after each time-out as long as `progress` has grown since the last; else the time-out is raised."""
     before = await progress()

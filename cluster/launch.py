@@ -10,16 +10,16 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from actors.manifest import Manifest
 from actors.ray_settings import prepare_local_cluster
 from actors.records import BufferStatus, EvalRow, RunStatus
-from actors.waiting import PeerLost, while_progressing, within
+from actors.waiting import PeerLost, unless, while_progressing, within
 from cluster.casting import Casting, make_schedule
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
 from cluster.workforce import Workforce, close_all
@@ -34,8 +34,6 @@ _POLL_S = 0.5
 _STOP_S = 20.0  # a stop request is answered with a checkpoint within this time
 _CLOSE_S = 8.0  # and everybody is gone this much later, or killed
 _ANSWER_S = 5.0  # the controller answers questions between two awaits
-
-T = TypeVar("T")
 
 Show = Callable[[RunStatus], None]
 
@@ -90,7 +88,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
             crew = Crew(config.actors.start_timeout_s)
             try:
                 casting = Casting(config, run_dir, ray_app, gpus)
-                assembled = await _unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
+                assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))
                     return RunStatus(state="interrupted", message="asked to stop while starting")
@@ -241,17 +239,6 @@ async def _assemble(
     controller = casting.controller(materials, buffer, ranks, broadcaster)
     await crew.up({"controller": controller}, "process_id")
     return controller, workforce
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None when the stop event is set first; the work is cancelled then."""
-    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-        stopped.cancel()
 
 
 async def _watch(controller: "Peer", workforce: Workforce, stop: asyncio.Event, show: Show) -> RunStatus:

@@ -16,7 +16,7 @@ class Clock:
 
 def test_time_left_is_units_left_times_seconds_per_unit(tmp_path):
     clock = Clock()
-    progress = Progress(tmp_path, iterations=2, rl_steps=10, clock=clock)
+    progress = Progress(tmp_path, iterations=2, clock=clock)
     progress.still_to_come = lambda: {"rl": 10.0, "eval": 2.0}
     progress.begin("rl", 0, steps=10)
     assert progress.picture().remaining_s is None  # an RL step has not been seen yet
@@ -30,7 +30,7 @@ def test_time_left_is_units_left_times_seconds_per_unit(tmp_path):
 
 def test_the_generation_rate_is_that_of_the_last_pictures_and_counts_every_fate(tmp_path):
     clock = Clock()
-    progress = Progress(tmp_path, iterations=1, rl_steps=1, clock=clock)
+    progress = Progress(tmp_path, iterations=1, clock=clock)
     for _ in range(30):  # more pictures than are remembered: the slow start is forgotten
         progress.picture(BufferStatus(tokens=int(100 * clock.now)))
         clock.now += 1.0
@@ -42,7 +42,7 @@ def test_the_generation_rate_is_that_of_the_last_pictures_and_counts_every_fate(
 
 def test_what_is_waited_for_is_told_with_how_long(tmp_path):
     clock = Clock()
-    progress = Progress(tmp_path, iterations=1, rl_steps=1, clock=clock)
+    progress = Progress(tmp_path, iterations=1, clock=clock)
     progress.waiting("buffer: batch 3 of 9")
     clock.now = 12.0
     assert progress.picture().waiting == "buffer: batch 3 of 9 (12 s)"
@@ -51,7 +51,7 @@ def test_what_is_waited_for_is_told_with_how_long(tmp_path):
 
 
 def test_a_step_is_one_line_of_metrics(tmp_path):
-    progress = Progress(tmp_path, iterations=1, rl_steps=1)
+    progress = Progress(tmp_path, iterations=1)
     progress.step("rl", 1.5, {"reward": 0.123456789}, step=7)
     (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert (line["phase"], line["step"], line["seconds"], line["reward"]) == ("rl", 7, 1.5, 0.123457)
