@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from rollout.records import GroupKey
 
@@ -31,8 +31,23 @@ class PayloadRef(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """A writer took the journal: the first record of each incarnation."""
+
+    incarnation: int
+    """From 1; records of a smaller number that come after this one are a dead writer's and count for nothing."""
+    fingerprint: str
+    """sha256 of the data that the groups are made from; a resume with other data is refused."""
+    writer: str
+    """For people: host and process."""
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseBegun:
-    """A phase starts, or is taken up again after `done_steps`. Leases of whatever came before are void."""
+    """A phase starts, or is taken up again after `done_steps`. Leases of whatever came before are void.
+
+    Steps of the phase that were recorded after `done_steps` are trained again on the recorded groups.
+    """
 
     kind: Literal["rl", "sft", "eval"]
     iteration: int
@@ -55,12 +70,49 @@ class Leased:
 
 
 @dataclass(frozen=True, slots=True)
+class Progressed:
+    """Tokens and verdicts of unfinished answers came in; their payload (`rollout.payloads`, pieces) is durable."""
+
+    key: GroupKey
+    worker: str
+    attempt: int
+    payload: PayloadRef
+    """In the pieces' own segments."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
-    """A lease ended without a result: the group is free again."""
+    """A lease ended without a result: the group is free again, what it has of answers is kept."""
 
     key: GroupKey
     reason: str
-    """`given_back`, `expired`, `worker_lost`, `phase_over`."""
+    """`given_back`, `interrupted`, `expired`, `worker_lost`, `phase_over`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """A free group starts again from nothing: the pieces that it had are void."""
+
+    key: GroupKey
+    tokens: int
+    """Sampled tokens that are lost with them."""
+    reason: str
+    """`stale`: too old to be trained, `phase_over`, `deterministic`: a run that must repeat exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A report or an answer came late or twice and was turned away: nothing else happened."""
+
+    key: GroupKey
+    worker: str
+    attempt: int
+    what: Literal["progress", "finish"]
+    state: str
+    """What the group was then."""
+    tokens: int
+    """Sampled tokens turned away with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +121,7 @@ class Finished:
 
     key: GroupKey
     worker: str
+    attempt: int
     payload: PayloadRef
     oldest: int
     """Smallest policy version among the sampled tokens; -1 without tokens."""
@@ -95,9 +148,11 @@ class Trained:
     version: int
 
 
-Event: TypeAlias = PhaseBegun | Leased | Released | Finished | Dropped | Trained
+Event: TypeAlias = (
+    Opened | PhaseBegun | Leased | Progressed | Released | Discarded | Refused | Finished | Dropped | Trained
+)
 
-_TYPES: dict[str, type[Event]] = {t.__name__: t for t in (PhaseBegun, Leased, Released, Finished, Dropped, Trained)}
+_TYPES: dict[str, type[Event]] = {t.__name__: t for t in get_args(Event)}
 
 
 def encode(event: Event) -> bytes:

@@ -124,6 +124,37 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """What became known of one call of one sample: tokens, and the verdict once there is one.
+
+    A sample makes one call per `generate` of its workflow; `call` is the key that the workflow gave it.
+    """
+
+    sample_index: int
+    call: str
+    offset: int
+    """Tokens of this call that were known before."""
+    segment: Segment
+    """[L] the tokens that follow; finish reason None while the call goes on."""
+    verdict: Verdict | None = None
+
+    @property
+    def end(self) -> int:
+        """Tokens of this call that are known with this piece."""
+        return self.offset + len(self.segment)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupProgress:
+    """A worker's report on one group that it has on lease; without pieces it only says that it works on it."""
+
+    key: GroupKey
+    attempt: int
+    """The lease's; a report under an earlier lease is refused."""
+    pieces: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
     """One finished answer with its verdict."""
 
@@ -170,6 +201,8 @@ class Lease:
     sampling: Sampling
     attempt: int = 0
     """How often this group was leased before; never part of a seed."""
+    pieces: tuple[Piece, ...] = ()
+    """What earlier leases left behind, to be continued: one piece per (sample, call), each from offset 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
