@@ -92,9 +92,10 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """A free group starts again from nothing: the pieces that it had are void."""
+    """Some samples of a free group start again from nothing: the pieces that they had are void."""
 
     key: GroupKey
+    samples: tuple[int, ...]
     tokens: int
     """Sampled tokens that are lost with them."""
     reason: str
@@ -202,6 +203,8 @@ def _decode(record: bytes) -> Event:
         fields["keys"] = tuple(GroupKey(*key) for key in fields["keys"])
     if "payload" in fields:
         fields["payload"] = PayloadRef(*fields["payload"])
+    if "samples" in fields:
+        fields["samples"] = tuple(fields["samples"])
     return _TYPES[name](**fields)
 
 
