@@ -29,12 +29,16 @@ class WeightsDisagree(RuntimeError):
 
 
 class WeightBroadcaster:
-    """Publishes one version at a time to all workers that are there."""
+    """Publishes one version at a time to all workers that are there. Workers come by `join` and go by `leave`.
 
-    def __init__(
-        self, workers: dict[str, Worker], probe: Sequence[IntArray], tolerance: float, call_timeout_s: float
-    ) -> None:
-        self._workers = workers
+    Args:
+        probe: Token sequences that learner and engines both score.
+        tolerance: Largest |log-prob| difference between them that counts as the same weights.
+        call_timeout_s: How long one worker may take to answer one call.
+    """
+
+    def __init__(self, probe: Sequence[IntArray], tolerance: float, call_timeout_s: float) -> None:
+        self._workers: dict[str, Worker] = {}
         self._probe = list(probe)
         self._tolerance = tolerance
         self._call_timeout_s = call_timeout_s
@@ -94,7 +98,10 @@ class WeightBroadcaster:
             }
 
     async def join(self, name: str, worker: Worker) -> None:
-        """Take in a worker that has just come up: it has the current version, attested, when this returns."""
+        """Take in a worker that has just come up: it has the current version, attested, when this returns.
+
+        Before the first version there is nothing to bring. While a version is being published this waits for its end.
+        """
         async with self._busy:
             if self._current:
                 await self._load(name, worker, self._current)

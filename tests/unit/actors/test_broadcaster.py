@@ -33,7 +33,9 @@ class FakeWorker:
 
 def publish(workers, version=1, timeout=1.0):
     async def run():
-        broadcaster = WeightBroadcaster(workers, PROBE, tolerance=1e-3, call_timeout_s=timeout)
+        broadcaster = WeightBroadcaster(PROBE, tolerance=1e-3, call_timeout_s=timeout)
+        for name, worker in workers.items():
+            await broadcaster.join(name, worker)
         slot = await broadcaster.claim(LAYOUT, version)
         try:
             return await broadcaster.publish(slot, [np.full(3, -float(version), np.float32)])
@@ -69,7 +71,8 @@ def test_an_engine_that_does_not_answer_is_named_at_the_deadline_and_left_out(ca
 
 def test_versions_only_grow_and_neighbours_use_different_memory():
     async def run():
-        broadcaster = WeightBroadcaster({"w": FakeWorker()}, PROBE, 1e-3, 1.0)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        await broadcaster.join("w", FakeWorker())
         first = await broadcaster.claim(LAYOUT, 1)
         await broadcaster.publish(first, [np.full(3, -1.0, np.float32)])
         second = await broadcaster.claim(LAYOUT, 2)
@@ -95,7 +98,8 @@ def test_a_worker_that_is_lost_during_a_sync_is_left_out_and_the_others_go_on():
 
 def test_a_worker_that_joins_has_the_current_version_attested_before_it_belongs():
     async def run():
-        broadcaster = WeightBroadcaster({"w0": FakeWorker()}, PROBE, 1e-3, 1.0)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        await broadcaster.join("w0", FakeWorker())
         newcomer = FakeWorker()
         await broadcaster.join("early", FakeWorker())  # before the first version there is nothing to bring
         await broadcaster.publish(await broadcaster.claim(LAYOUT, 4), [np.full(3, -4.0, np.float32)])
@@ -107,6 +111,25 @@ def test_a_worker_that_joins_has_the_current_version_attested_before_it_belongs(
         report = await broadcaster.publish(await broadcaster.claim(LAYOUT, 5), [np.full(3, -5.0, np.float32)])
         assert report["engines"] == 2.0
         assert newcomer.weights == 5
+        await broadcaster.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_joins_during_a_publish_waits_and_then_has_that_version():
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        await broadcaster.join("w0", FakeWorker(delay=0.05))
+        newcomer = FakeWorker()
+        slot = await broadcaster.claim(LAYOUT, 3)
+        publishing = asyncio.create_task(broadcaster.publish(slot, [np.full(3, -3.0, np.float32)]))
+        await asyncio.sleep(0.01)
+        joining = asyncio.create_task(broadcaster.join("w1", newcomer))
+        await asyncio.sleep(0.01)
+        assert newcomer.weights == 0
+        assert (await publishing)["engines"] == 1.0
+        await joining
+        assert newcomer.weights == 3
         await broadcaster.close()
 
     asyncio.run(run())
