@@ -1,22 +1,29 @@
-"""What can happen to a group, and the write-ahead log that keeps it: length, CRC-32, JSON, one after the other.
+"""What can happen to a group, and how the log keeps it: one record per event, one after the other.
 
-A record that a crash cut short ends the log: reading stops before it, and the writer cuts it off. This file refuses
-to interpret: what the events add up to is the ledger's business.
+    magic, length, CRC-32, incarnation (u32 each), durable (u64), JSON
+
+`incarnation` is the writer's; what a writer appends after a newer one has opened the log counts for nothing.
+`durable` is how much of the log its writer knew to be on the disk. So a record that cannot be read is told apart: it
+is what a crash left of a last write unless a later record says that it was durable once, and then it is damage.
+
+This file refuses to interpret: what the events add up to is the ledger's business.
 """
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from rollout.records import GroupKey
+from rollout.storage import Storage
 
 LOG_NAME = "events.log"
-_HEADER = struct.Struct("<II")  # bytes of the record, CRC-32 of the record
+_MAGIC = b"\xabRL\xba"  # not ASCII, so no record's JSON can hold it
+_HEADER = struct.Struct("<4sIIIQ")
+_CHECKED = struct.Struct("<IQ")  # what the CRC covers besides the JSON
+_FIRST_BYTES = 64 << 10  # no first record is longer
 
 
 Fate = Literal["buffered", "dropped", "evaluated"]
@@ -156,58 +163,105 @@ Event: TypeAlias = (
 _TYPES: dict[str, type[Event]] = {t.__name__: t for t in get_args(Event)}
 
 
-def encode(event: Event) -> bytes:
-    """One log record: header and JSON."""
+class JournalDamaged(ValueError):
+    """Something that was durable cannot be read any more."""
+
+
+class Record(NamedTuple):
+    """A whole record of the log."""
+
+    end: int
+    """Offset after it."""
+    incarnation: int
+    durable: int
+    event: Event
+
+
+def encode(event: Event, incarnation: int, durable: int) -> bytes:
+    """One log record."""
     fields = {name: getattr(event, name) for name in type(event).__slots__}
-    record = json.dumps([type(event).__name__, fields], separators=(",", ":")).encode()
-    return _HEADER.pack(len(record), zlib.crc32(record)) + record
+    text = json.dumps([type(event).__name__, fields], separators=(",", ":")).encode()
+    return _HEADER.pack(_MAGIC, len(text), _crc(incarnation, durable, text), incarnation, durable) + text
 
 
-def replay(directory: Path) -> Iterator[Event]:
-    """The events of a journal, in order, up to the first torn record. Needs no lock; nothing if there is no log."""
-    return (event for _, event in _records(directory / LOG_NAME))
+def encode_all(events: Iterable[Event], incarnation: int, durable: int) -> bytes:
+    """Log records of several events, in order."""
+    return b"".join(encode(event, incarnation, durable) for event in events)
 
 
-def cut_torn_tail(directory: Path) -> int:
-    """Remove what a crash left of its last write. Only the writer may do this. Returns the bytes removed."""
-    path = directory / LOG_NAME
-    if not path.exists():
-        return 0
-    end = max((end for end, _ in _records(path)), default=0)
-    torn = path.stat().st_size - end
-    if torn:
-        with path.open("r+b") as file:
-            file.truncate(end)
-            os.fsync(file.fileno())
-    return torn
+def replay(storage: Storage) -> Iterator[Event]:
+    """The events of a journal that count, in order, up to a torn tail. Needs no lock; nothing if there is no log.
+
+    Raises:
+        JournalDamaged: At a record that was durable and cannot be read.
+    """
+    newest = 0
+    for record in read_log(storage):
+        if isinstance(record.event, Opened):
+            newest = max(newest, record.incarnation)
+        if record.incarnation >= newest:
+            yield record.event
 
 
-def _records(path: Path) -> Iterator[tuple[int, Event]]:
-    """(offset after the record, event) of every whole record."""
-    if not path.exists():
+def read_log(storage: Storage, start: int = 0) -> Iterator[Record]:
+    """Every whole record from offset `start` on, up to a torn tail, dead writers' included.
+
+    Raises:
+        JournalDamaged: At a record that was durable and cannot be read.
+    """
+    try:
+        data = storage.read(LOG_NAME)
+    except FileNotFoundError:
         return
-    with path.open("rb") as file:
-        while len(header := file.read(_HEADER.size)) == _HEADER.size:
-            length, crc = _HEADER.unpack(header)
-            record = file.read(length)
-            if len(record) < length or zlib.crc32(record) != crc or not record:
-                return
-            yield file.tell(), _decode(record)
+    log = memoryview(data)
+    while record := _record_at(log, start):
+        yield record
+        start = record.end
+    if start < len(log):
+        _refuse_a_hole(storage, bytes(log[start:]), start)
 
 
-def _decode(record: bytes) -> Event:
-    name, fields = json.loads(record)
+def _record_at(log: memoryview, offset: int) -> Record | None:
+    if len(log) - offset < _HEADER.size:
+        return None
+    magic, length, crc, incarnation, durable = _HEADER.unpack_from(log, offset)
+    begin, end = offset + _HEADER.size, offset + _HEADER.size + length
+    if magic != _MAGIC or end > len(log):
+        return None
+    text = bytes(log[begin:end])
+    if _crc(incarnation, durable, text) != crc:
+        return None
+    return Record(end, incarnation, durable, _decode(text))
+
+
+def _refuse_a_hole(storage: Storage, rest: bytes, offset: int) -> None:
+    """Raise unless `rest`, which begins with what cannot be read, is what a crash left of a last write."""
+    log, found = memoryview(rest), rest.find(_MAGIC)
+    while found >= 0:
+        record = _record_at(log, found)
+        if record and record.durable > offset:
+            raise JournalDamaged(
+                f"{storage}/{LOG_NAME} cannot be read at byte {offset}, and a later record says that its first "
+                f"{record.durable} bytes were durable: it was damaged after it was written, restore it from a copy"
+            )
+        found = rest.find(_MAGIC, found + 1)
+    if offset == 0 and len(rest) > _FIRST_BYTES:
+        raise JournalDamaged(
+            f"{storage}/{LOG_NAME} has {len(rest)} bytes and no record that this RLoop can read; "
+            f"use the RLoop that wrote it, or restore it from a copy"
+        )
+
+
+def _crc(incarnation: int, durable: int, text: bytes) -> int:
+    return zlib.crc32(text, zlib.crc32(_CHECKED.pack(incarnation, durable)))
+
+
+def _decode(text: bytes) -> Event:
+    name, fields = json.loads(text)
     if "key" in fields:
         fields["key"] = GroupKey(*fields["key"])
     if "keys" in fields:
         fields["keys"] = tuple(GroupKey(*key) for key in fields["keys"])
     if "payload" in fields:
         fields["payload"] = PayloadRef(*fields["payload"])
-    if "samples" in fields:
-        fields["samples"] = tuple(fields["samples"])
     return _TYPES[name](**fields)
-
-
-def encode_all(events: Iterable[Event]) -> bytes:
-    """Log records of several events, in order."""
-    return b"".join(map(encode, events))

@@ -1,0 +1,118 @@
+"""The one writer of the log: opens it under a new incarnation, appends, and notices when it has lost it.
+
+The lock keeps a second writer out as long as the file system honours it. Where it does not (some network file
+systems, a lock file that someone removed), the log itself decides: whoever opened it last has it. A writer looks at
+the end of the log before and after each write, so what it calls durable came before any newer writer, and what it
+writes without knowing of that one counts for nothing (`rollout.events.replay`).
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from rollout.events import LOG_NAME, Event, JournalDamaged, Opened, Record, encode_all, read_log
+from rollout.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+class JournalBroken(RuntimeError):
+    """A write failed, so nothing after it can be promised: the process must start again from what is durable."""
+
+
+class JournalFenced(JournalBroken):
+    """Another writer has the journal now."""
+
+
+class EventLog:
+    """Appends events. Blocks; one call at a time."""
+
+    def __init__(self, storage: Storage, fingerprint: str) -> None:
+        """Cut what a crash left torn, and open a new incarnation: it is durable when this returns.
+
+        Raises:
+            ValueError: When the run was started with other data.
+            JournalDamaged: When something that was durable cannot be read.
+        """
+        self._storage = storage
+        end, newest = _look_through(storage, fingerprint)
+        _cut(storage, end)
+        self.incarnation = newest + 1
+        self._log = storage.append(LOG_NAME)
+        self._end = self._log.size
+        """Everything before it is durable."""
+        try:
+            self.append([Opened(self.incarnation, fingerprint, f"process {os.getpid()} on {socket.gethostname()}")])
+        except BaseException:
+            self._log.close()
+            raise
+
+    def check(self) -> None:
+        """Look whether this writer still has the log.
+
+        Raises:
+            JournalFenced: When it has not.
+        """
+        if self._storage.size(LOG_NAME) != self._end:
+            self._end = self._others(self._end)
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Write events; they are durable when this returns.
+
+        Raises:
+            JournalFenced: When another writer has the log; the events may count or not.
+        """
+        records = encode_all(events, self.incarnation, self._end)
+        self._log.write(records)
+        self._log.sync()
+        self._end += len(records)
+        self.check()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._log.close()
+
+    def _others(self, end: int) -> int:
+        """What others wrote after `end`; where the log ends now."""
+        try:
+            for record in read_log(self._storage, end):
+                if isinstance(record.event, Opened) and record.incarnation >= self.incarnation:
+                    raise JournalFenced(
+                        f"another process took the run over: {record.event.writer} opened {self._storage} as "
+                        f"incarnation {record.incarnation}, this is incarnation {self.incarnation}"
+                    )
+                end = record.end
+        except JournalDamaged as damaged:
+            raise JournalBroken(str(damaged)) from damaged
+        if end != self._storage.size(LOG_NAME):
+            raise JournalBroken(f"{self._storage}/{LOG_NAME} does not end where this process left it, at byte {end}")
+        logger.warning("%s: a writer that was replaced is still writing; its events are ignored", self._storage)
+        return end
+
+
+def _look_through(storage: Storage, fingerprint: str) -> tuple[int, int]:
+    """Where the log's whole records end, and its newest incarnation."""
+    end = newest = 0
+    for record in read_log(storage):
+        end = record.end
+        if isinstance(record.event, Opened):
+            _refuse_other_data(storage, record, fingerprint)
+            newest = max(newest, record.incarnation)
+    return end, newest
+
+
+def _refuse_other_data(storage: Storage, record: Record, fingerprint: str) -> None:
+    assert isinstance(record.event, Opened)
+    if record.event.fingerprint != fingerprint:
+        raise ValueError(
+            f"{storage} was written with data {record.event.fingerprint[:12]}, this run has data {fingerprint[:12]}; "
+            f"resume with the data that the run was started with"
+        )
+
+
+def _cut(storage: Storage, end: int) -> None:
+    torn = storage.size(LOG_NAME) - end if LOG_NAME in storage.names() else 0
+    if torn:
+        logger.warning("%s/%s: cut %d bytes of a record that a crash left torn", storage, LOG_NAME, torn)
+        storage.truncate(LOG_NAME, end)

@@ -1,0 +1,171 @@
+"""Payload files of the journal: record batches one after the other, numbered, in one of two forms.
+
+    segment-000001.arrow     Arrow IPC stream: what is being written, and what a crash may leave torn
+    segment-000001.parquet   the same record batches, compacted; `batch` says which of them a row belongs to
+
+The same for `pieces-…`. Readers see record batches and do not care which form they come from.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from rollout.events import JournalDamaged, PayloadRef
+from rollout.payloads import PIECES_SCHEMA, SCHEMA
+from rollout.storage import Appender, Storage
+
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a payload file holds."""
+
+    prefix: str
+    schema: pa.Schema
+
+    def arrow(self, number: int) -> str:
+        """Name of the stream."""
+        return f"{self.prefix}-{number:06d}.arrow"
+
+    def parquet(self, number: int) -> str:
+        """Name of the compacted file."""
+        return f"{self.prefix}-{number:06d}.parquet"
+
+
+GROUPS = Kind("segment", SCHEMA)
+"""Finished groups: one record batch per group, one row per sample."""
+PIECES = Kind("pieces", PIECES_SCHEMA)
+"""Unfinished answers: one record batch per report on a group, one row per piece."""
+
+
+def segments(storage: Storage, kind: Kind = GROUPS) -> list[int]:
+    """Numbers of the segments that there are, in either form, in order."""
+    return sorted({*numbers(storage, kind, "arrow"), *numbers(storage, kind, "parquet")})
+
+
+def numbers(storage: Storage, kind: Kind, form: str) -> list[int]:
+    """Numbers of the segments in one form, `arrow` or `parquet`, in order."""
+    found = (re.fullmatch(rf"{kind.prefix}-(\d+)\.{form}", name) for name in storage.names())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def read_segment(
+    storage: Storage, number: int, kind: Kind = GROUPS, wanted: Collection[int] | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(number, record batch) of a segment, streamed, up to a torn tail; only `wanted` ones if that is given."""
+    compacted, data = _open(storage, number, kind)
+    found = read_parquet(data, kind, wanted) if compacted else enumerate(read_stream(data))
+    return ((batch_number, batch) for batch_number, batch in found if wanted is None or batch_number in wanted)
+
+
+def read_refs(
+    storage: Storage, refs: Iterable[PayloadRef], kind: Kind = GROUPS
+) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:
+    """The record batches at `refs`, in the order of the journal, streamed: one segment is open at a time.
+
+    Raises:
+        JournalDamaged: When a segment lacks a batch that is asked for.
+    """
+    wanted: dict[int, set[int]] = {}
+    for segment, batch in refs:
+        wanted.setdefault(segment, set()).add(batch)
+    for segment in sorted(wanted):
+        left = wanted[segment]
+        for number, payload in read_segment(storage, segment, kind, frozenset(left)):
+            left.discard(number)
+            yield PayloadRef(segment, number), payload
+            if not left:
+                break
+        if left:
+            raise JournalDamaged(
+                f"{storage}/{kind.arrow(segment)} ends before record batches {sorted(left)[:5]}, which the log "
+                f"refers to; it was damaged after it was written, restore it from a copy"
+            )
+
+
+def read_stream(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
+    """Record batches of a stream, up to a torn tail; nothing from one without a whole schema."""
+    try:
+        yield from pa.ipc.open_stream(pa.BufferReader(data))
+    except (pa.ArrowInvalid, OSError):  # what Arrow raises where a crash cut the stream
+        return
+
+
+def read_parquet(data: pa.Buffer, kind: Kind, wanted: Collection[int] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(number, record batch) of a compacted segment, a row group at a time."""
+    raise NotImplementedError
+
+
+def _open(storage: Storage, number: int, kind: Kind) -> tuple[bool, pa.Buffer]:
+    """Whether the segment is compacted, and its bytes. The stream goes once the compacted file is there."""
+    for name in (kind.parquet(number), kind.arrow(number), kind.parquet(number)):
+        try:
+            return name == kind.parquet(number), storage.read(name)
+        except FileNotFoundError:
+            continue
+    raise JournalDamaged(f"{storage}/{kind.arrow(number)} is missing; restore it from a copy")
+
+
+class SegmentWriter:
+    """The segments of one kind that this process writes, one after the other."""
+
+    def __init__(self, storage: Storage, kind: Kind, segment_bytes: int) -> None:
+        """Start with a new segment, so that a torn one is never written to again."""
+        self._storage = storage
+        self._kind = kind
+        self._segment_bytes = segment_bytes
+        self._next = PayloadRef(max(segments(storage, kind), default=0) + 1, 0)
+        self._next_bytes = 0
+        self._queue: list[tuple[PayloadRef, pa.RecordBatch]] = []
+        self._number = 0
+        self._file: Appender | None = None
+
+    def add(self, batch: pa.RecordBatch) -> PayloadRef:
+        """Queue a record batch. Returns where it will be."""
+        if self._next_bytes > self._segment_bytes:
+            self.roll()
+        ref = self._next
+        self._queue.append((ref, batch))
+        self._next = PayloadRef(ref.segment, ref.batch + 1)
+        self._next_bytes += batch.nbytes
+        return ref
+
+    def roll(self) -> int:
+        """Let the next batch open a new segment. Returns its number; the segments before it get no more batches."""
+        if self._next.batch:
+            self._next, self._next_bytes = PayloadRef(self._next.segment + 1, 0), 0
+        return self._next.segment
+
+    def take(self) -> tuple[list[tuple[PayloadRef, pa.RecordBatch]], int]:
+        """What is queued, and the segment that the next batch will be in: the arguments of `write`."""
+        queue, self._queue = self._queue, []
+        return queue, self._next.segment
+
+    def write(self, queue: Iterable[tuple[PayloadRef, pa.RecordBatch]], next_segment: int) -> None:
+        """Append; durable when it returns. Blocks; one call at a time."""
+        for ref, batch in queue:
+            if self._file is None or self._number != ref.segment:
+                self.end()
+                self._number, self._file = ref.segment, self._storage.create(self._kind.arrow(ref.segment))
+                self._file.write(self._kind.schema.serialize())
+            self._file.write(batch.serialize())
+        if self._number < next_segment:
+            self.end()
+        elif self._file and queue:
+            self._file.sync()
+
+    def end(self) -> None:
+        """End the segment under construction, durably."""
+        if self._file:
+            self._file.write(_END)
+            self._file.sync()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the file as it is."""
+        if self._file:
+            self._file.close()
+            self._file = None
