@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import pyarrow as pa
 
-from rollout.compaction import compact_segments, remove_segments
+from rollout.compaction import compact_segments, remove_pieces
 from rollout.event_log import EventLog, JournalBroken
 from rollout.events import Event, PayloadRef
 from rollout.segments import GROUPS, PIECES, SegmentWriter, read_refs
@@ -102,7 +102,7 @@ class Journal:
         await self.sync()  # closes them, and checks that the journal is still ours
         await asyncio.to_thread(compact_segments, self._storage, groups)
         if keep_pieces is not None:
-            await asyncio.to_thread(remove_segments, self._storage, pieces, {ref.segment for ref in keep_pieces})
+            await asyncio.to_thread(remove_pieces, self._storage, pieces, {ref.segment for ref in keep_pieces})
 
     async def close(self) -> None:
         """Make everything durable, end the segments, free the lock. Safe to call twice."""

@@ -10,12 +10,16 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rollout.events import JournalDamaged, PayloadRef
 from rollout.payloads import PIECES_SCHEMA, SCHEMA
 from rollout.storage import Appender, Storage
 
+BATCH_COLUMN = "batch"
+"""In Parquet: the number that the row's record batch had in the stream."""
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
 
 
@@ -57,7 +61,7 @@ def read_segment(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(number, record batch) of a segment, streamed, up to a torn tail; only `wanted` ones if that is given."""
     compacted, data = _open(storage, number, kind)
-    found = read_parquet(data, kind, wanted) if compacted else enumerate(read_stream(data))
+    found = _read_parquet(data, kind, wanted) if compacted else enumerate(read_stream(data))
     return ((batch_number, batch) for batch_number, batch in found if wanted is None or batch_number in wanted)
 
 
@@ -94,9 +98,34 @@ def read_stream(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
         return
 
 
-def read_parquet(data: pa.Buffer, kind: Kind, wanted: Collection[int] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(number, record batch) of a compacted segment, a row group at a time."""
-    raise NotImplementedError
+def is_whole(data: pa.Buffer) -> bool:
+    """Whether a stream has record batches and nothing but them; looks at their frames only."""
+    source = pa.BufferReader(data)
+    try:
+        count = sum(1 for _ in pa.ipc.open_stream(source))
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return count > 0 and source.tell() == data.size
+
+
+def parquet_schema(kind: Kind) -> pa.Schema:
+    """Columns of the compacted form."""
+    return pa.schema([(BATCH_COLUMN, pa.int32()), *kind.schema])
+
+
+def _read_parquet(data: pa.Buffer, kind: Kind, wanted: Collection[int] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(number, record batch) of a compacted segment, a row group at a time; row groups without `wanted` are skipped."""
+    file = pq.ParquetFile(data, page_checksum_verification=True)
+    for group in range(file.num_row_groups):
+        span = file.metadata.row_group(group).column(0).statistics
+        if wanted is not None and not any(span.min <= number <= span.max for number in wanted):
+            continue
+        [rows] = file.read_row_group(group).combine_chunks().to_batches()
+        owners = rows[BATCH_COLUMN].to_numpy()
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        rows = pa.record_batch(rows.columns[1:], schema=kind.schema)
+        for start, end in zip(starts, [*starts[1:], len(owners)], strict=True):
+            yield int(owners[start]), rows.slice(start, end - start)
 
 
 def _open(storage: Storage, number: int, kind: Kind) -> tuple[bool, pa.Buffer]:
