@@ -1,30 +1,39 @@
 """The only file that knows Ray: hosts the plain classes as actors and gives peers to call them by.
 
-Rules kept here: every call has a deadline and names both sides; Ray never retries or restarts anything (retries
-belong to the ledger); a lost process is one exception, `PeerLost`, with a name in it; what an actor prints goes to
-its own log file. Import `actors.ray_settings` first: Ray reads its authentication mode when it is imported.
+Rules kept here: every call has a deadline and names both sides; Ray may bring a process back, empty, but never calls
+anything again (retries belong to the ledger); a lost process is one exception, `PeerLost`, with a name in it; what an
+actor prints goes to its own log file; every actor tells its pulse, busy or not. Import `actors.ray_settings` first: Ray
+reads its authentication mode when it is imported.
 """
 
 import contextlib
+import faulthandler
+import inspect
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import psutil
 import ray
 import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors import watchdog
-from actors.waiting import PeerLost, within
+from actors.pulse import Pulse, Vitals, with_vitals
+from actors.waiting import PeerLost, name_this_process, this_process, within
 from rollout.records import BatchInfo
 
 C = TypeVar("C")
 
 NAMESPACE = "rloop"
+_PULSE = "pulse"  # the concurrency group that answers while the actor's own thread is busy
+_FOREVER = -1  # Ray's word for as many restarts as it takes
+_PROD_TIMEOUT_S = 10.0
 
 
 class Peer:
@@ -58,7 +67,9 @@ class Peer:
 
     async def _answer(self, reference: Any, method: str) -> Any:
         try:
-            return await within(self._deadline_s, _value(reference), f"waiting for {self._name}.{method}")
+            return await within(
+                self._deadline_s, _value(reference), f"{this_process()} waits for {self._name}.{method}"
+            )
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             cause.add_note(str(error))  # the remote traceback, for the log
@@ -70,8 +81,12 @@ class Peer:
             ) from None
 
     def kill(self) -> None:
-        """End the process now."""
+        """End the process now and for good, also one that is stopped (that takes Ray some seconds)."""
         ray.kill(self._handle)
+
+    def restart(self) -> None:
+        """End the process; Ray starts another that constructs the object anew, and this peer then means that one."""
+        ray.kill(self._handle, no_restart=False)
 
 
 class BufferPeer(Peer):
@@ -89,6 +104,13 @@ async def _value(reference: Any) -> Any:
 
 class _Hosted:
     """Mixed into each class on its way to Ray."""
+
+    vitals: Vitals
+
+    @ray.method(concurrency_group=_PULSE)  # type: ignore[untyped-decorator]
+    def pulse(self) -> Pulse:
+        """Who this is, what it does and what it waits for; answered in a thread of its own, also by a busy actor."""
+        return self.vitals.pulse(ray.get_runtime_context().get_node_id(), getattr(self, "progress_stamp", 0))
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a port that is free now."""
@@ -115,32 +137,76 @@ def host(
     num_gpus: float = 0,
     max_concurrency: int = 1000,
     gang: tuple[PlacementGroup, int] | None = None,
+    comes_back: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """Start `cls(*args, **kwargs)` as a Ray actor called `name`; returns the peer to call it by, at once."""
+    """Start `cls(*args, **kwargs)` as a Ray actor called `name`; returns the peer to call it by, at once.
+
+    With `comes_back` a process that dies is followed by another, newly constructed, under the same peer; calls that
+    were under way are lost either way.
+    """
 
     class Hosted(cls, _Hosted):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            name_this_process(name)
             _write_output_to(log_file)
+            _write_stacks_to(stacks_file(log_file))
+            self.vitals = Vitals()
             super().__init__(*args, **kwargs)
 
+    for method, noting in with_vitals(cls).items():
+        setattr(Hosted, method, noting)
     Hosted.__name__ = Hosted.__qualname__ = cls.__name__  # what the Ray dashboard shows
     options: dict[str, Any] = {
         "name": f"rloop/{name}",
         "num_cpus": 0,
         "num_gpus": num_gpus,
-        "max_restarts": 0,
+        "max_restarts": _FOREVER if comes_back else 0,
         "max_task_retries": 0,
         "runtime_env": {"env_vars": env or {}},
     }
-    if any(_is_async(getattr(cls, attribute)) for attribute in dir(cls)):
+    if any(inspect.iscoroutinefunction(getattr(cls, attribute)) for attribute in dir(cls)):
         options["max_concurrency"] = max_concurrency
     if gang:
         group, bundle = gang
         options["num_cpus"] = 1
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-    handle = ray.remote(Hosted).options(**options).remote(*args, **kwargs)
+    handle = ray.remote(concurrency_groups={_PULSE: 1})(Hosted).options(**options).remote(*args, **kwargs)
     return peer(handle, name, deadline_s)
+
+
+def stacks_file(log_file: str) -> str:
+    """Where a process whose log is `log_file` writes its stacks when it is prodded."""
+    return os.path.splitext(log_file)[0] + ".stacks"
+
+
+async def prod(process: Pulse) -> str:
+    """Make a process write the stacks of all its threads, from outside, on whatever node it runs.
+
+    Returns:
+        Its state as the kernel has it: `T` is a stopped one, which writes nothing; `gone` when it has ended.
+
+    Raises:
+        DeadlineExceeded: Its node does not answer.
+    """
+    where = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0)(_prod).options(scheduling_strategy=where)
+    reference = task.remote(process.process_id, process.born)
+    what = f"{this_process()} waits for the state of {process.name} (process {process.process_id})"
+    return await within(_PROD_TIMEOUT_S, _value(reference), what)
+
+
+def _prod(process_id: int, born: float) -> str:
+    try:
+        process = psutil.Process(process_id)
+        if process.create_time() != born:
+            return "gone"  # the number belongs to another process by now
+        with open(f"/proc/{process_id}/stat") as stat:
+            state = stat.read().rsplit(")", 1)[1].split()[0]
+        process.send_signal(signal.SIGUSR1)
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return "gone"
+    return state
 
 
 def gang(size: int, gpus_each: float, timeout_s: float) -> PlacementGroup:
@@ -189,12 +255,6 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
             guard.wait(10)
 
 
-def _is_async(attribute: Any) -> bool:
-    import inspect
-
-    return inspect.iscoroutinefunction(attribute)
-
-
 def _write_output_to(path: str) -> None:
     """Send stdout, stderr and logging of this process (and of its children) to a file."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -205,3 +265,8 @@ def _write_output_to(path: str) -> None:
     os.dup2(file, 2)
     os.close(file)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+
+
+def _write_stacks_to(path: str) -> None:
+    """Let SIGUSR1 append the stacks of all threads to a file, also when none of them answers any more."""
+    faulthandler.register(signal.SIGUSR1, file=open(path, "a"), all_threads=True)  # noqa: SIM115  kept open on purpose

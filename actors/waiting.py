@@ -1,7 +1,13 @@
-"""The one way to wait for another process: with a deadline, and a sentence that says who waits for what."""
+"""The one way to wait for another process: with a deadline, and a sentence that says who waits for what.
+
+What is being waited for right now stands in a table of this process, so that a stall can be explained.
+"""
 
 import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,17 +21,53 @@ class PeerLost(RuntimeError):
     """A process that was asked for something died. The message names it and says what is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One wait that is open now."""
+
+    what: str
+    """Who waits for what, with the sample or version where there is one."""
+    age_s: float
+    """Since when, as an age: clocks of two machines cannot be compared."""
+    deadline_s: float
+    """After how many seconds it is given up."""
+
+
+_name = "driver"
+_numbers = itertools.count()
+_open: dict[int, tuple[str, float, float]] = {}  # (what, since, deadline); other threads read it
+
+
+def name_this_process(name: str) -> None:
+    """Called once, where an actor is hosted; a process that hosts nobody is the driver."""
+    global _name
+    _name = name
+
+
+def this_process() -> str:
+    """The name of this process, for sentences."""
+    return _name
+
+
+def open_waits() -> list[Wait]:
+    """What this process waits for now, oldest first. Any thread may ask."""
+    now = time.monotonic()
+    return [Wait(what, now - since, deadline) for what, since, deadline in list(_open.values())]
+
+
 async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
     """Await with a deadline.
 
     Args:
         seconds: How long to wait.
         awaitable: What to wait for; it is cancelled at the deadline.
-        what: Who waits for what, e.g. `controller waits for learner/0.step`.
+        what: Who waits for what, e.g. `controller waits for learner-0.step`.
 
     Raises:
         DeadlineExceeded: After `seconds`.
     """
+    number = next(_numbers)
+    _open[number] = (what, time.monotonic(), seconds)
     try:
         async with asyncio.timeout(seconds) as scope:
             return await awaitable
@@ -33,6 +75,8 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
         if scope.expired():
             raise DeadlineExceeded(f"{what}: no answer in {seconds:g} s") from error
         raise
+    finally:
+        del _open[number]
 
 
 async def unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:

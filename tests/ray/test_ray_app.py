@@ -78,16 +78,18 @@ def test_a_batch_goes_from_buffer_to_learner_by_reference(echo, ray_app, tmp_pat
 def test_a_peer_that_does_not_answer_is_named_at_its_deadline(ray_app, tmp_path):
     slow = ray_app.host(Echo, "slow", "x", log_file=str(tmp_path / "slow.log"), deadline_s=3)
     asyncio.run(slow.say())
-    with pytest.raises(DeadlineExceeded, match=r"waiting for slow\.say: no answer in 3 s"):
+    with pytest.raises(DeadlineExceeded, match=r"driver waits for slow\.say: no answer in 3 s"):
         asyncio.run(slow.say(60.0))
     slow.kill()
 
 
-def test_a_killed_process_is_a_lost_peer_within_seconds_and_is_not_restarted(echo):
-    os.kill(asyncio.run(echo.process_id()), signal.SIGKILL)
+def test_a_killed_process_is_a_lost_peer_within_seconds_and_stays_lost_when_it_must_not_come_back(ray_app, tmp_path):
+    mortal = ray_app.host(Echo, "mortal", "x", log_file=str(tmp_path / "mortal.log"), deadline_s=20, comes_back=False)
+    os.kill(asyncio.run(mortal.process_id()), signal.SIGKILL)
     began = time.monotonic()
-    with pytest.raises(PeerLost, match="echo died during say"):
-        asyncio.run(echo.say())
+    for _ in range(2):
+        with pytest.raises(PeerLost, match="mortal died during say"):
+            asyncio.run(mortal.say())
     assert time.monotonic() - began < 10
 
 
