@@ -22,6 +22,7 @@ from rollout.audit import Audit, audit
 from rollout.balance import BESIDE, Balance
 from rollout.events import LOG_NAME
 from rollout.provenance import Lineage
+from rollout.storage import LocalDisk
 
 _SHOWN = 8  # phases and faults on the screen; --json has all
 _COLUMNS = ("issued", "trained", "waiting", "dropped", "evaluated", "running", "free")
@@ -47,14 +48,14 @@ def show_balance(run_dir: Path, console: Console, json_file: Path | None) -> Exi
     return Exit.FAILED if faults else Exit.DONE
 
 
-def opened(run_dir: Path) -> tuple[RunConfig, Path]:
+def opened(run_dir: Path) -> tuple[RunConfig, LocalDisk]:
     """The configuration and the journal of a run.
 
     Raises:
         Refused: When this is no run directory, or it has no journal.
     """
-    config, journal = saved_config(run_dir, []), run_dir / "journal"
-    if not (journal / LOG_NAME).exists():
+    config, journal = saved_config(run_dir, []), LocalDisk(run_dir / "journal")
+    if LOG_NAME not in journal.names():
         raise Refused([f"{run_dir} has no journal yet: nothing was generated; audit it once the run is under way"])
     return config, journal
 

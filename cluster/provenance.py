@@ -19,6 +19,7 @@ from cluster.settings import Refused
 from rollout.events import Trained, replay
 from rollout.ledger import IllegalTransition
 from rollout.provenance import Answer, Lineage, Moment, contribution, life
+from rollout.storage import LocalDisk
 from trainer.phases import Phase
 
 
@@ -95,7 +96,7 @@ def _known(manifest: Manifest) -> str:
     return ", ".join(manifest.weights) or "none committed yet"
 
 
-def _rl(journal: Path, steps: list[Trained]) -> str:
+def _rl(journal: LocalDisk, steps: list[Trained]) -> str:
     try:
         made = contribution(journal, steps)
     except IllegalTransition as illegal:
@@ -120,14 +121,14 @@ def _rft(experts: Path, unchanged: bool) -> str:
     )
 
 
-def _life(journal: Path, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
+def _life(journal: LocalDisk, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
     try:
         return life(journal, prompt_id)
     except IllegalTransition as illegal:
         raise _broken(journal, illegal) from None
 
 
-def _broken(journal: Path, illegal: IllegalTransition) -> Refused:
+def _broken(journal: LocalDisk, illegal: IllegalTransition) -> Refused:
     return Refused([f"{journal}: {illegal}; run `rloop audit` without options, it lists what is wrong"])
 
 

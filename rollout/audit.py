@@ -9,17 +9,17 @@ run under way or killed it sees what is durable.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from rollout.balance import UNDELIVERED, Balance, PhaseId, total
 from rollout.events import Event, Finished, Leased, PayloadRef, PhaseBegun, Released, Trained, replay
-from rollout.journal import read_segment
 from rollout.ledger import IllegalTransition, Ledger
 from rollout.provenance import Lineage
 from rollout.records import GroupKey
+from rollout.segments import read_segment, segments
+from rollout.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +34,19 @@ class Audit:
     lineage: Lineage = field(default_factory=Lineage)
 
 
-def audit(directory: Path, answers: Mapping[str, int], max_staleness: float) -> Audit:
+def audit(journal: Storage, answers: Mapping[str, int], max_staleness: float) -> Audit:
     """Audit a journal.
 
     Args:
-        directory: The journal.
+        journal: Its folder.
         answers: Answers per group, by kind of phase (`rl`, `eval`).
         max_staleness: The bound η that trained tokens must keep.
     """
     fold = _Fold()
-    for event in replay(directory):  # the log first: what it refers to is then in the segments
+    for event in replay(journal):  # the log first: what it refers to is then in the segments
         fold.apply(event)
     balances = _count(fold, answers)
-    faults = fold.faults + _weigh(fold, balances, directory, max_staleness)
+    faults = fold.faults + _weigh(fold, balances, journal, max_staleness)
     phases = tuple(balances.values())
     run = total(phases)
     gaps = [gap for balance in (*phases, run) for gap in balance.gaps()]
@@ -142,12 +142,12 @@ def _steps(fold: _Fold, phase: PhaseId) -> int:
     return len(fold.lineage.steps.get(phase.iteration, ())) if phase.kind == "rl" else 0
 
 
-def _weigh(fold: _Fold, balances: dict[PhaseId, Balance], directory: Path, max_staleness: float) -> list[str]:
+def _weigh(fold: _Fold, balances: dict[PhaseId, Balance], journal: Storage, max_staleness: float) -> list[str]:
     """Answers and tokens by fate, lengths and ages, from the segments. Returns the faults found."""
     trained = _trained_at(fold.lineage)
     owners = {ref: key for key, ref in fold.delivered.items()}
     faults = [f"{_name(key)} was trained {len(v)} times, at versions {v}" for key, v in trained.items() if len(v) > 1]
-    for ref, batch in _payloads(directory):
+    for ref, batch in _payloads(journal):
         phase = PhaseId("rl" if batch["purpose"][0].as_py() == "train" else "eval", batch["iteration"][0].as_py())
         balance = balances.setdefault(phase, Balance(phase))
         lengths = batch["token_ids"].value_lengths().to_numpy()
@@ -195,13 +195,11 @@ def _trained_at(lineage: Lineage) -> dict[GroupKey, list[int]]:
     return versions
 
 
-def _payloads(directory: Path) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:
+def _payloads(journal: Storage) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:
     """Every whole record batch on the disk, one segment open at a time."""
-    for path in sorted(directory.glob("segment-*.arrow")):
-        segment = int(path.stem.removeprefix("segment-"))
-        if path.stat().st_size:  # one that was just opened cannot be mapped
-            for number, batch in enumerate(read_segment(path)):
-                yield PayloadRef(segment, number), batch
+    for segment in segments(journal):
+        for number, batch in read_segment(journal, segment):
+            yield PayloadRef(segment, number), batch
 
 
 def _add(balance: Balance, account: str, lengths: np.ndarray) -> None:

@@ -40,9 +40,10 @@ class EventLog:
         _cut(storage, end)
         self.incarnation = newest + 1
         self._log = storage.append(LOG_NAME)
-        self._end = self._log.size
-        """Everything before it is durable."""
         try:
+            self._log.sync()  # what a writer left that was killed before it could
+            self._end = self._log.size
+            """Everything before it is durable."""
             self.append([Opened(self.incarnation, fingerprint, f"process {os.getpid()} on {socket.gethostname()}")])
         except BaseException:
             self._log.close()
@@ -55,7 +56,9 @@ class EventLog:
             JournalFenced: When it has not.
         """
         if self._storage.size(LOG_NAME) != self._end:
-            self._end = self._others(self._end)
+            end = self._others(self._end)
+            self._log.sync()
+            self._end = end
 
     def append(self, events: Sequence[Event]) -> None:
         """Write events; they are durable when this returns.

@@ -262,6 +262,8 @@ def _decode(text: bytes) -> Event:
         fields["key"] = GroupKey(*fields["key"])
     if "keys" in fields:
         fields["keys"] = tuple(GroupKey(*key) for key in fields["keys"])
+    if "samples" in fields:
+        fields["samples"] = tuple(fields["samples"])
     if "payload" in fields:
         fields["payload"] = PayloadRef(*fields["payload"])
     return _TYPES[name](**fields)

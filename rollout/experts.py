@@ -17,6 +17,7 @@ from rollout.datasets import write_table
 from rollout.events import PayloadRef, replay
 from rollout.journal import read_payloads
 from rollout.ledger import Ledger
+from rollout.storage import Storage
 
 _PROVENANCE = ("prompt_id", "epoch", "sample_index", "step")
 _SCHEMA = pa.schema(
@@ -60,21 +61,21 @@ class _Candidate:
 
 
 def select_experts(
-    journal_dir: Path, iteration: int, tau_hard: float, max_per_prompt: int, seed: int, out: Path
+    journal: Storage, iteration: int, tau_hard: float, max_per_prompt: int, seed: int, out: Path
 ) -> ExpertReport:
     """Choose the expert set of an iteration's RL phase and write it as a supervised Parquet file.
 
     Kept are correct, whole answers to problems with success rate 0 < s(x) ≤ `tau_hard`, where s(x) is successes per
     scored attempt over the whole phase; identical answers to a problem once; at most `max_per_prompt` per problem,
-    spread over the steps of the phase. Answers of lost weights do not count: the ledger has forgotten them.
-    Filtered, failed and stale groups do: their answers are as verified as any.
+    spread over the steps of the phase. Filtered, failed and stale groups count too: their answers are as verified as
+    any.
     """
-    refs = _phase_payloads(journal_dir, iteration)
+    refs = _phase_payloads(journal, iteration)
     attempts: Counter[str] = Counter()
     successes: Counter[str] = Counter()
     candidates: dict[str, list[_Candidate]] = defaultdict(list)
     total = 0
-    for ref, batch in read_payloads(journal_dir, refs):
+    for ref, batch in read_payloads(journal, refs):
         scored, correct, found = _look_at(ref, batch)
         prompt_id = batch["prompt_id"][0].as_py()
         attempts[prompt_id] += scored
@@ -86,7 +87,7 @@ def select_experts(
     for prompt_id in sorted(rate):
         if rate[prompt_id] <= tau_hard:
             kept += _choose(_unique(candidates[prompt_id]), max_per_prompt, seed)
-    write_table(out, _copy(journal_dir, kept))
+    write_table(out, _copy(journal, kept))
     prompts = sorted({c.prompt_id for c in kept})
     return ExpertReport(
         candidates=total,
@@ -97,9 +98,9 @@ def select_experts(
     )
 
 
-def _phase_payloads(journal_dir: Path, iteration: int) -> list[PayloadRef]:
-    """Where the groups of the phase are: one place per group, that of its last surviving delivery."""
-    ledger = Ledger(replay(journal_dir))
+def _phase_payloads(journal: Storage, iteration: int) -> list[PayloadRef]:
+    """Where the groups of the phase are: one place per group."""
+    ledger = Ledger(replay(journal))
     return [
         entry.payload
         for key, entry in ledger.entries.items()
@@ -149,15 +150,15 @@ def _choose(candidates: list[_Candidate], count: int, seed: int) -> list[_Candid
     return chosen
 
 
-def _copy(journal_dir: Path, kept: list[_Candidate]) -> pa.Table:
+def _copy(journal: Storage, kept: list[_Candidate]) -> pa.Table:
     rows: dict[PayloadRef, list[int]] = defaultdict(list)
     for candidate in kept:
         rows[candidate.payload].append(candidate.row)
-    return pa.Table.from_batches(list(_expert_rows(journal_dir, rows)), _SCHEMA)
+    return pa.Table.from_batches(list(_expert_rows(journal, rows)), _SCHEMA)
 
 
-def _expert_rows(journal_dir: Path, rows: dict[PayloadRef, list[int]]) -> Iterator[pa.RecordBatch]:
-    for ref, batch in read_payloads(journal_dir, rows):
+def _expert_rows(journal: Storage, rows: dict[PayloadRef, list[int]]) -> Iterator[pa.RecordBatch]:
+    for ref, batch in read_payloads(journal, rows):
         taken = batch.take(pa.array(sorted(rows[ref])))
         source = {"response_ids": "token_ids", "version": "newest_version"}
         yield pa.record_batch([taken[source.get(name, name)] for name in _SCHEMA.names], schema=_SCHEMA)

@@ -47,11 +47,11 @@ class Journal:
         self._lock = storage.lock("lock")
         try:
             self._log = EventLog(storage, fingerprint)
+            self._groups = SegmentWriter(storage, GROUPS, segment_bytes)
+            self._pieces = SegmentWriter(storage, PIECES, segment_bytes)
         except BaseException:
             self._lock.close()
             raise
-        self._groups = SegmentWriter(storage, GROUPS, segment_bytes)
-        self._pieces = SegmentWriter(storage, PIECES, segment_bytes)
         self._events: list[Event] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._flusher: asyncio.Task[None] | None = None

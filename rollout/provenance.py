@@ -6,14 +6,27 @@ the names of checkpoints (`cluster.audit` does).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from rollout.events import Dropped, Event, Finished, Leased, PayloadRef, PhaseBegun, Released, Trained, replay
+from rollout.events import (
+    Discarded,
+    Dropped,
+    Finished,
+    Leased,
+    Opened,
+    PayloadRef,
+    PhaseBegun,
+    Progressed,
+    Refused,
+    Released,
+    Trained,
+    replay,
+)
 from rollout.journal import read_payloads
 from rollout.ledger import Ledger
 from rollout.records import GroupKey
+from rollout.storage import Storage
 
 
 class Lineage:
@@ -71,14 +84,14 @@ class Contribution:
     """Sampled tokens of those answers."""
 
 
-def contribution(directory: Path, steps: Iterable[Trained]) -> Contribution:
+def contribution(journal: Storage, steps: Iterable[Trained]) -> Contribution:
     """Count the groups of these surviving steps, and the answers in them."""
     steps = list(steps)
     keys = {key for step in steps for key in step.keys}
-    entries = Ledger(replay(directory)).entries
+    entries = Ledger(replay(journal)).entries
     refs = [payload for key in keys if (payload := entries[key].payload) is not None]
     samples = tokens = 0
-    for _, batch in read_payloads(directory, refs):
+    for _, batch in read_payloads(journal, refs):
         scored = np.asarray(batch["reward"].is_valid())
         samples += int(scored.sum())
         tokens += int(np.asarray(batch["token_ids"].value_lengths())[scored].sum())
@@ -95,7 +108,7 @@ class Moment:
     phase: str
     """`rl 0`, `eval 1000`: where the run was."""
     what: str
-    """`leased`, `released`, `finished`, `dropped`, `trained`, or what a phase taken up again did to it."""
+    """The event: `leased`, `progressed`, `released`…; or what a phase taken up again did to it."""
     note: str = ""
 
 
@@ -117,15 +130,17 @@ class Answer:
     feedback: str
 
 
-def life(directory: Path, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
+def life(journal: Storage, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
     """Everything that the journal says of a prompt: events in order, and the answers that came in."""
     moments: list[Moment] = []
     deliveries: dict[PayloadRef, int] = {}
     ledger, phase = Ledger(), ""
-    for number, event in enumerate(replay(directory), start=1):
+    for number, event in enumerate(replay(journal), start=1):
         own = _states(ledger, prompt_id) if isinstance(event, PhaseBegun) else {}
         ledger.apply(event)
         match event:
+            case Opened():
+                pass
             case PhaseBegun():
                 phase = f"{event.kind} {event.iteration}"
                 for key, (state, payload) in own.items():
@@ -140,7 +155,7 @@ def life(directory: Path, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
                 moments.append(Moment(number, event.key, phase, *_told(event)))
                 if isinstance(event, Finished):
                     deliveries[event.payload] = number
-    return moments, list(_answers(directory, deliveries))
+    return moments, list(_answers(journal, deliveries))
 
 
 def _states(ledger: Ledger, prompt_id: str) -> dict[GroupKey, tuple[str, PayloadRef | None]]:
@@ -157,12 +172,19 @@ def _undone(state: str, payload: PayloadRef | None, ledger: Ledger, key: GroupKe
     return "lease voided" if state == "leased" else "training undone"
 
 
-def _told(event: Leased | Released | Finished | Dropped) -> tuple[str, str]:
+def _told(event: Leased | Progressed | Released | Discarded | Refused | Finished | Dropped) -> tuple[str, str]:
     match event:
         case Leased():
             return "leased", f"by {event.worker}, attempt {event.attempt}"
+        case Progressed():
+            return "progressed", f"{event.tokens} tokens by {event.worker}, attempt {event.attempt}"
         case Released():
             return "released", event.reason
+        case Discarded():
+            samples = " ".join(map(str, event.samples))
+            return "discarded", f"{event.tokens} tokens of answers {samples}: {event.reason}"
+        case Refused():
+            return "refused", f"{event.what} of {event.worker}, attempt {event.attempt}: the group is {event.state}"
         case Finished():
             fate = f"{event.fate} ({event.reason})" if event.reason else event.fate
             return "finished", f"by {event.worker}, versions {event.oldest}-{event.newest}: {fate}"
@@ -170,9 +192,9 @@ def _told(event: Leased | Released | Finished | Dropped) -> tuple[str, str]:
             return "dropped", event.reason
 
 
-def _answers(directory: Path, deliveries: dict[PayloadRef, int]) -> Iterable[Answer]:
+def _answers(journal: Storage, deliveries: dict[PayloadRef, int]) -> Iterable[Answer]:
     columns = ["purpose", "epoch", "prompt_id", "sample_index", "reward", "verdict_status", "oldest_version"]
-    for ref, batch in read_payloads(directory, deliveries):
+    for ref, batch in read_payloads(journal, deliveries):
         lengths = batch["token_ids"].value_lengths().to_pylist()
         rows = batch.select([*columns, "newest_version", "finish_reason", "feedback"]).to_pylist()
         for row, tokens in zip(rows, lengths, strict=True):

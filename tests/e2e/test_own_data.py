@@ -58,12 +58,14 @@ def test_long_answers_are_cut_at_the_limit_and_counted(run):
 
 
 def test_every_answer_has_a_verdict_of_the_math_verifier_and_none_is_a_fault(run):
-    from rollout.journal import read_segment
+    from rollout.segments import read_segment, segments
+    from rollout.storage import LocalDisk
 
+    journal = LocalDisk(run.root / "journal")
     rows = [
         row
-        for segment in sorted((run.root / "journal").glob("segment-*.arrow"))
-        for batch in read_segment(segment)
+        for segment in segments(journal)
+        for _, batch in read_segment(journal, segment)
         for row in batch.select(["verifier", "verdict_status", "prompt_ids"]).to_pylist()
     ]
     assert len(rows) >= 2 * 4 * 4 + 3 * 2 * 4  # two steps, three evaluations
