@@ -62,8 +62,7 @@ def opened(run_dir: Path) -> tuple[RunConfig, LocalDisk]:
 
 def manifest_of(run_dir: Path) -> Manifest:
     """What the run has committed; an empty manifest before the first commit."""
-    path = run_dir / "manifest.json"
-    return Manifest.load(path) if path.exists() else Manifest("")
+    return Manifest.load(LocalDisk(run_dir)) or Manifest("")
 
 
 def _uncommitted(manifest: Manifest, lineage: Lineage, rl_steps: int) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from rollout.events import (
     Discarded,
     Dropped,
+    Event,
     Finished,
     Leased,
     Opened,
