@@ -1,6 +1,6 @@
 """The rollout buffer: hands out leases, takes finished groups, gives batches, keeps the journal.
 
-    consumes    requests for work, finished groups, *trained at v*, new versions
+    consumes    requests for work, reports of unfinished answers, finished groups, *trained at v*, new versions
     produces    leases, training batches, evaluation counts, expert sets
     waits for   workers (in `next_batch`, `eval_result`) and for the disk; never for the learner
     unblocked   by any change of its state
@@ -19,17 +19,28 @@ from pathlib import Path
 
 from actors.records import BufferStatus
 from rollout.admission import Admission
-from rollout.buffer_state import EvalPhase, RLPhase, SFTPhase
+from rollout.bookkeeper import Bookkeeper
+from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase, SFTPhase
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator, drop_zero_variance, keep_all
 from rollout.datasets import SupervisedDataset, num_steps
-from rollout.events import Dropped, Event, Finished, Leased, PhaseBegun, Released, Trained, replay
+from rollout.events import Dropped, Finished, Leased, PhaseBegun, Released, Trained
 from rollout.experts import ExpertReport, select_experts
-from rollout.journal import Journal, read_payloads
+from rollout.fingerprint import fingerprint
 from rollout.leases import Leases
-from rollout.ledger import Ledger, PromptOrder
-from rollout.payloads import from_batch, to_batch
-from rollout.records import BatchInfo, EvalCounts, GroupKey, Lease, Prompt, RolloutGroup, Sampling, TrainingBatch
+from rollout.ledger import PromptOrder
+from rollout.records import (
+    BatchInfo,
+    EvalCounts,
+    GroupKey,
+    GroupProgress,
+    Lease,
+    Prompt,
+    RolloutGroup,
+    Sampling,
+    TrainingBatch,
+)
+from rollout.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +50,7 @@ class RolloutBuffer:
 
     def __init__(
         self,
-        journal_dir: Path,
+        storage: Storage,
         train_prompts: list[Prompt],
         eval_prompts: list[Prompt],
         config: RolloutConfig,
@@ -48,20 +59,21 @@ class RolloutBuffer:
         clock: Callable[[], float] = time.monotonic,
         curator: GroupCurator | None = None,
     ) -> None:
-        """Open the journal, replaying it when there is one.
+        """Open the journal in `storage`, replaying it when there is one.
 
         Raises:
-            JournalInUse: When another live process writes this journal.
-            ValueError: When a prompt id occurs twice.
+            InUse: When another live process writes this journal.
+            ValueError: When a prompt id occurs twice, or the journal is of other data.
         """
         self._train = _by_id(train_prompts, "training")
         self._eval = _by_id(eval_prompts, "held-out")
         self._config = config
         self._seed = seed
         self._curator = curator or (drop_zero_variance if config.drop_zero_variance else keep_all)
-        self._journal_dir = journal_dir
-        self._journal = Journal(journal_dir)
-        self._ledger = Ledger(replay(journal_dir))
+        self._storage = storage
+        self._books = Bookkeeper(storage, fingerprint([*train_prompts, *eval_prompts]))
+        self._ledger = self._books.ledger
+        self._unfinished = self._books.unfinished
         self._order = PromptOrder(list(self._train), seed, self._ledger)
         self._leases = Leases(lease_timeout_s, clock)
         self._workers: set[str] = set()
@@ -69,6 +81,7 @@ class RolloutBuffer:
         self._phase: RLPhase | SFTPhase | EvalPhase | None = None
         self._finished = 0
         self._tokens = 0
+        self._reported = 0
         self._dropped: Counter[str] = Counter()
         self._expired = 0
         self._change = asyncio.Event()
@@ -78,34 +91,58 @@ class RolloutBuffer:
     async def begin_rl(self, iteration: int, steps: int, version: int, done_steps: int = 0) -> None:
         """Start an RL phase on weights `version`, or take it up after `done_steps` of its steps.
 
-        Finished groups of surviving weights that the checkpoint has not trained are ready again; what lost weights
-        sampled is counted as `lost_lineage`, and its prompts are free.
+        Steps that were recorded after `done_steps` are given out again, the same groups in the same order, before
+        anything new. Finished groups that no step has trained are ready, unfinished answers will be continued.
+
+        Raises:
+            ValueError: When the journal lacks steps that the checkpoint has.
         """
         batch_size, left = self._config.groups_per_step, steps - done_steps
-        self._begin(PhaseBegun("rl", iteration, version, steps, done_steps, limit=left * batch_size))
+        again = self._recorded_after(iteration, version, done_steps)
+        self._begin(PhaseBegun("rl", iteration, version, steps, done_steps))
         self._version = version
-        if self._ledger.lost:
-            self._dropped["lost_lineage"] = len(self._ledger.lost)
         kept = []
         for key in self._ledger.buffered():
             if self._ledger.entries[key].iteration == iteration:
                 kept.append(key)
             else:
                 self._drop(key, "phase_over")
-        ready = await self._read(kept)
+        trained = [key for step in again for key in step.keys]
+        groups = await self._books.groups([*kept, *trained], self._train, self._curator)
+        await self._books.restore([key for key in self._ledger.unfinished() if key.purpose == "train"])
+        for key in self._ledger.unfinished():
+            if key.purpose == "train" and self._ledger.entries[key].iteration != iteration:
+                self._books.discard(key, self._unfinished.samples(key), "phase_over")
         self._order.rewind()
-        admission = Admission(self._config.max_staleness, batch_size, version, left, ready=len(ready))
+        accepted = len(again) * batch_size + len(kept)
+        config = self._config
         self._phase = RLPhase(
             iteration,
             done_steps,
-            admission,
+            version,
+            Admission(config.max_staleness, batch_size, version, left, accepted, config.oversample),
             self._order,
             self._curator,
-            batch_size,
-            self._config.max_staleness,
-            ready,
+            config,
+            [groups[key] for key in kept],
+            [RecordedStep(step.version, tuple(groups[key] for key in step.keys)) for step in again],
         )
+        if again:
+            logger.info("%d recorded steps after step %d are trained again", len(again), done_steps)
         self._notify()
+
+    def _recorded_after(self, iteration: int, version: int, done_steps: int) -> list[Trained]:
+        steps = self._ledger.steps.get(iteration, [])
+        again = steps[done_steps:]
+        first = again[0].version if again else version + 1
+        if done_steps > len(steps) or first != version + 1:
+            raise ValueError(
+                f"the checkpoint has {done_steps} steps of RL phase {iteration} and version {version}, but "
+                f"{self._books} has {len(steps)} *trained* records"
+                + (f", next version {first}" if again else "")
+                + "; checkpoint and journal are not of one run, restore both from the same copy"
+            )
+        return again
 
     async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
         """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all."""
@@ -113,7 +150,7 @@ class RolloutBuffer:
         steps = num_steps(len(examples), batch_size, epochs)
         self._begin(PhaseBegun("sft", 0, self._version, steps, done_steps))
         self._phase = SFTPhase(examples, batch_size, seed, steps, done_steps)
-        await self._journal.sync()
+        await self._books.sync()
         return steps
 
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
@@ -121,43 +158,36 @@ class RolloutBuffer:
         prompts = tuple(self._eval)[:limit]
         keys = [GroupKey("eval", number, prompt_id) for prompt_id in prompts]
         self._begin(PhaseBegun("eval", number, self._version))
-        done = await self._read([key for key in keys if self._ledger.state(key) == "evaluated"])
-        self._phase = EvalPhase(number, samples, temperature, prompts, done)
+        done = await self._books.groups(
+            [key for key in keys if self._ledger.state(key) == "evaluated"], self._eval, curator=None
+        )
+        await self._books.restore(sorted(set(keys).intersection(self._ledger.unfinished())))
+        self._phase = EvalPhase(number, samples, temperature, prompts, done.values())
         self._notify()
 
     async def end_phase(self) -> None:
-        """End the phase: leases are void, groups that wait for training are dropped (`phase_over`)."""
+        """End the phase: leases are void, what waits for training or is unfinished goes (`phase_over`)."""
         for key in self._leases.held():
             self._release(key, "phase_over")
-        if isinstance(self._phase, RLPhase):
-            for group in self._phase.ready:
+        phase, self._phase = self._phase, None
+        if isinstance(phase, RLPhase):
+            for group in phase.ready:
                 self._drop(group.key, "phase_over")
-        self._phase = None
+            for key in self._ledger.unfinished():
+                if samples := self._unfinished.samples(key):
+                    self._books.discard(key, samples, "phase_over")
         self._notify()
-        await self._journal.sync()
+        await self._books.sync()
+        if isinstance(phase, RLPhase):
+            await self._books.compact()
 
     def _begin(self, event: PhaseBegun) -> None:
         """Void whatever was under way: a controller that begins a phase knows of nothing before it."""
         self._phase = None
         self._leases.clear()
-        self._record(event)
+        self._unfinished.clear()
+        self._books.record(event)
         self._finished, self._dropped = 0, Counter()
-
-    async def _read(self, keys: Sequence[GroupKey]) -> list[RolloutGroup]:
-        """Finished groups from the journal."""
-        await self._journal.sync()
-        where = {entry.payload: key for key in keys if (entry := self._ledger.entries[key]).payload is not None}
-        if unknown := [key.prompt_id for key in keys if key.prompt_id not in self._prompts(key)]:
-            raise ValueError(
-                f"{self._journal_dir} has groups of prompt {unknown[0]!r}, which the data no longer has; resume with "
-                f"the data that the run was started with"
-            )
-
-        def load() -> list[RolloutGroup]:
-            found = read_payloads(self._journal_dir, where)
-            return [from_batch(batch, self._prompts(where[ref])[where[ref].prompt_id]) for ref, batch in found]
-
-        return await asyncio.to_thread(load)
 
     # -- leases -----------------------------------------------------------------------------------------------
 
@@ -172,16 +202,39 @@ class RolloutBuffer:
             await self._changed(min(left, max(self._leases.next_expiry_s(), 0.01)))
         return leases
 
-    async def renew(self, worker: str, keys: Sequence[GroupKey]) -> list[GroupKey]:
-        """Keep leases alive. Returns the keys that the worker no longer holds: it should abort those."""
-        self._workers.add(worker)
-        return self._leases.renew(worker, keys)
+    async def report(self, worker: str, progress: Sequence[GroupProgress]) -> list[GroupKey]:
+        """Keep leases alive and keep what is known of their answers; durable when it returns.
 
-    async def give_back(self, worker: str, keys: Sequence[GroupKey]) -> None:
-        """End leases without a result; keys that the worker does not hold are ignored."""
-        for key in keys:
-            if self._ledger.holds(worker, key):
-                self._release(key, "given_back")
+        Saying it twice is the same as once. Returns the keys that the worker no longer holds: it should abort those.
+
+        Raises:
+            ValueError: When tokens between what is known and what is reported are missing.
+        """
+        self._workers.add(worker)
+        gone = [group.key for group in progress if not self._take(worker, group)]
+        if any(group.pieces for group in progress):
+            await self._books.sync()
+        return gone
+
+    async def give_back(self, worker: str, progress: Sequence[GroupProgress], reason: str = "given_back") -> None:
+        """End leases without a result, keeping what is known of their answers; keys not held are ignored."""
+        for group in progress:
+            if self._take(worker, group):
+                self._release(group.key, reason)
+        await self._books.sync()
+
+    async def revoked(self, worker: str, wait_s: float) -> list[GroupKey]:
+        """Groups that the worker should interrupt and give back, because their round has all it needs.
+
+        Waits up to `wait_s` for some. Until they are given back they are named again, and may still be finished.
+        """
+        until = asyncio.get_running_loop().time() + wait_s
+        while not (keys := self._leases.of(worker) if self._surplus else []):
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await self._changed(left)
+        return keys
 
     async def worker_lost(self, worker: str) -> None:
         """A worker is known to be dead: its groups are free at once."""
@@ -198,18 +251,37 @@ class RolloutBuffer:
             return []
         return [self._lease(worker, key) for key in self._phase.take(max_groups, self._max_in_flight)]
 
+    def _take(self, worker: str, progress: GroupProgress) -> bool:
+        """Keep what a report says of a group; False when the worker does not hold this lease (any more)."""
+        if not self._ledger.holds(worker, progress.key, progress.attempt):
+            self._books.refuse(worker, progress)
+            return False
+        self._leases.renew(progress.key)
+        self._reported += self._books.progress(worker, progress)
+        return True
+
     def _lease(self, worker: str, key: GroupKey) -> Lease:
         attempt = self._ledger.attempts(key)
-        self._record(Leased(key, worker, attempt))
+        self._discard_unusable(key)
+        self._books.record(Leased(key, worker, attempt))
         self._leases.grant(worker, key)
         samples, temperature = self._config.group_size, self._config.temperature
         if isinstance(self._phase, EvalPhase):
             samples, temperature = self._phase.samples, self._phase.temperature
         sampling = Sampling(self._config.max_new_tokens, temperature, self._seed)
-        return Lease(key, self._prompts(key)[key.prompt_id], samples, sampling, attempt)
+        prompt, pieces = self._prompts(key)[key.prompt_id], self._unfinished.pieces(key)
+        return Lease(key, prompt, samples, sampling, attempt, pieces)
+
+    def _discard_unusable(self, key: GroupKey) -> None:
+        """Let samples start again whose tokens would be too old to be trained, or must be drawn in one go."""
+        if self._config.deterministic:
+            self._books.discard(key, self._unfinished.samples(key), "deterministic")
+        elif isinstance(self._phase, RLPhase):
+            bound = self._config.max_staleness
+            self._books.discard(key, self._unfinished.stale_samples(key, self._phase.version, bound), "stale")
 
     def _release(self, key: GroupKey, reason: str) -> None:
-        self._record(Released(key, reason))
+        self._books.record(Released(key, reason))
         self._leases.end(key)
         assert isinstance(self._phase, RLPhase | EvalPhase), "leases end with their phase"
         self._phase.put_back(key)
@@ -217,24 +289,26 @@ class RolloutBuffer:
 
     # -- finished groups --------------------------------------------------------------------------------------
 
-    async def finish(self, worker: str, group: RolloutGroup) -> bool:
-        """Take a finished group; durable when it returns. False when the worker does not hold the lease (any more)."""
-        if not self._ledger.holds(worker, group.key):
-            self._ledger.refuse(group.key)
+    async def finish(self, worker: str, attempt: int, group: RolloutGroup) -> bool:
+        """Take a finished group; durable when it returns. False when the worker does not hold this lease (any more)."""
+        if not self._ledger.holds(worker, group.key, attempt):
+            self._books.refuse_group(worker, attempt, group)
+            await self._books.sync()
             return False
         phase = self._phase
         assert isinstance(phase, RLPhase | EvalPhase), "leases end with their phase"
         iteration, step = (phase.iteration, phase.step) if isinstance(phase, RLPhase) else (phase.number, 0)
-        payload = self._journal.add(to_batch(group, iteration, step))
+        payload = self._books.write(group, iteration, step)
         fate, reason = phase.finish(group)
-        self._record(Finished(group.key, worker, payload, *_versions(group), fate, reason))
+        self._books.record(Finished(group.key, worker, attempt, payload, *_versions(group), fate, reason))
         self._leases.end(group.key)
+        self._unfinished.drop(group.key)
         self._finished += 1
         self._tokens += sum(len(rollout.response) for rollout in group.rollouts)
         if reason:
             self._dropped[reason] += 1
         self._notify()
-        await self._journal.sync()
+        await self._books.sync()
         return True
 
     # -- training ---------------------------------------------------------------------------------------------
@@ -273,10 +347,10 @@ class RolloutBuffer:
                 raise RuntimeError(
                     "there is no batch outside RL and supervised phases; call begin_rl or begin_sft first"
                 )
-            for key in phase.drop_stale(self._version):
+            for key in [] if phase.recorded else phase.drop_stale():
                 self._drop(key, "stale")
                 self._notify()  # there is room for a replacement
-            if found := phase.batch(self._version):
+            if found := phase.batch():
                 return found
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
@@ -290,13 +364,21 @@ class RolloutBuffer:
         """These groups made `version`. Durable when it returns: only then may an engine see that version.
 
         Saying it twice is the same as once.
+
+        Raises:
+            ValueError: When it is not the next step: versions of a phase are consecutive, recorded steps come first.
         """
-        if not isinstance(self._phase, RLPhase):
+        phase = self._phase
+        if not isinstance(phase, RLPhase):
             raise RuntimeError("groups are trained in RL phases only; call begin_rl first")
-        if not self._ledger.was_trained(keys, version):
-            self._record(Trained(tuple(keys), version))
-            self._phase.trained(keys)
-        await self._journal.sync()
+        if version > phase.version or not self._ledger.was_trained(keys, version):
+            if version != phase.version + 1:
+                raise ValueError(f"a step makes the next version, {phase.version + 1} here, got {version}")
+            if not phase.is_recorded(keys, version):
+                self._books.record(Trained(tuple(keys), version))
+            phase.trained(keys, version)
+            self._notify()
+        await self._books.sync()
 
     # -- evaluation, experts, status --------------------------------------------------------------------------
 
@@ -323,9 +405,9 @@ class RolloutBuffer:
 
     async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
         """Write the expert set of an iteration's RL phase to `out`."""
-        await self._journal.sync()
+        await self._books.sync()
         return await asyncio.to_thread(
-            select_experts, self._journal_dir, iteration, tau_hard, max_per_prompt, self._seed, Path(out)
+            select_experts, self._storage, iteration, tau_hard, max_per_prompt, self._seed, Path(out)
         )
 
     async def status(self) -> BufferStatus:
@@ -338,6 +420,8 @@ class RolloutBuffer:
             capacity=rl.admission.capacity(self._max_in_flight) if rl else 0,
             finished=self._finished,
             tokens=self._tokens,
+            reported=self._reported,
+            unfinished=len(self._unfinished),
             dropped=dict(self._dropped),
             expired=self._expired,
             refused=self._ledger.refused.total(),
@@ -345,17 +429,17 @@ class RolloutBuffer:
 
     async def close(self) -> None:
         """Make everything durable and free the journal. Safe to call twice."""
-        await self._journal.close()
+        await self._books.close()
 
     # -- small things -----------------------------------------------------------------------------------------
 
-    def _record(self, event: Event) -> None:
-        self._ledger.apply(event)
-        self._journal.post(event)
-
     def _drop(self, key: GroupKey, reason: str) -> None:
-        self._record(Dropped(key, reason))
+        self._books.record(Dropped(key, reason))
         self._dropped[reason] += 1
+
+    @property
+    def _surplus(self) -> bool:
+        return isinstance(self._phase, RLPhase) and self._phase.admission.surplus
 
     @property
     def _max_in_flight(self) -> int:

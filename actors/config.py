@@ -24,6 +24,9 @@ class ActorsConfig(BaseModel):
     checkpoint_every_s: float = Field(
         30.0, gt=0, description="Seconds of training a crash may cost; phases always end with a checkpoint."
     )
+    overlap_sync: bool = Field(
+        True, description="Begin the next training step while the engines still take the weights of the last."
+    )
     probe_tolerance: float = Field(
         1e-3,
         gt=0,

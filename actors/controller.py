@@ -2,12 +2,14 @@
 
     loop      consumes               waits for                 unblocked by
     phases    the scheduler          the training loop         a committed manifest
-    training  batches (references)   buffer, learner, engines  groups finishing, weights attested
+    training  batches (references)   buffer, learner           groups finishing
+    sync      staged weights         broadcaster               weights attested in every engine
     status    -                      nothing                   -
 
 It holds no tokens. The order of a step is the protocol: train → *trained at v* durable → v visible to engines →
-admission moves on. The order of a phase is a transaction: weights saved → published and attested → evaluated →
-manifest. Whatever the manifest does not name did not happen.
+admission moves on. The last two may overlap with the next step (`Plan.overlap_sync`). The order of a phase is a
+transaction: weights saved → published and attested → evaluated → manifest. Whatever the manifest does not name, and
+no *trained* record says, did not happen.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +29,9 @@ from actors.records import EvalRow, RunStatus
 from actors.waiting import unless, while_progressing
 from rollout.config import EvalConfig
 from rollout.evaluation import summarize
+from rollout.records import FloatArray, GroupKey
+from rollout.storage import LocalDisk, Storage
+from rollout.weights import WeightSlot
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
 from trainer.phases import Phase, PhaseScheduler
 
@@ -63,9 +68,11 @@ class Plan:
     """Where the base policy made by the warm-up is kept for the next run; empty for nowhere."""
     seed: int
     stall_s: float
-    """Seconds without a finished group after which the run gives up, saying what it waited for."""
+    """Seconds without any progress of the buffer after which the run gives up, saying what it waited for."""
     checkpoint_every_s: float
     config_digest: str
+    overlap_sync: bool = True
+    """Begin the next step while the engines still take the weights of the last."""
 
 
 class Controller:
@@ -79,10 +86,12 @@ class Controller:
         buffer: Buffer,
         learner: Learner,
         broadcaster: Broadcaster,
+        storage: Storage | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
         self._run_dir = run_dir
+        self._storage = storage or LocalDisk(run_dir)
         self._scheduler = scheduler
         self._buffer = buffer
         self._learner = learner
@@ -91,16 +100,16 @@ class Controller:
         self._stop = asyncio.Event()
         self._stop_reason = ""
         self._skipped = ""  # what stands in the table for an RFT phase that had too few experts
-        self._in_engines = ""  # hash of the weights the engines run on
+        self._in_engines = ""  # hash of the weights the engines run on, where it is known
+        self._sync: asyncio.Task[dict[str, float]] | None = None  # the transfer under way
         self._saved_at = clock()
         self._progress = Progress(run_dir, plan.schedule.iterations, clock)
         self._progress.still_to_come = self._still_to_come
-        manifest = run_dir / "manifest.json"
-        self._manifest = Manifest.load(manifest) if manifest.exists() else Manifest(config_digest=plan.config_digest)
+        self._manifest = Manifest.load(self._storage) or Manifest(config_digest=plan.config_digest)
         if self._manifest.config_digest != plan.config_digest:
             raise ValueError(
-                f"{manifest} was written under another configuration ({self._manifest.config_digest[:12]}, now "
-                f"{plan.config_digest[:12]}); restore config.yaml as it was, or start a new run with --name"
+                f"the manifest of {self._storage} was written under another configuration "
+                f"({self._manifest.config_digest[:12]}, now {plan.config_digest[:12]}); restore config.yaml as it was, or start a new run with --name"
             )
         self._manifest = replace(self._manifest, incarnation=self._manifest.incarnation + 1)
 
@@ -127,6 +136,8 @@ class Controller:
             raise
         finally:
             self._progress.waiting("")
+            if self._sync:
+                self._sync.cancel()
         return self._progress.picture()
 
     async def status(self) -> RunStatus:
@@ -149,7 +160,7 @@ class Controller:
             return
         digest = await self._learner.begin_phase(None, self._plan.rl, 1)
         await self._keep(first.init_from)
-        await self._publish(self._manifest.version + 1, digest)
+        await self._publish(digest)
         row = await self._evaluate(first.init_from, "base policy")
         self._commit(replace(self._manifest, weights={first.init_from: digest}, evals=(row,)))
 
@@ -160,11 +171,13 @@ class Controller:
             await self._begin_phase(phase)
         await self._train(phase)
         digest = await self._learner.weights_hash()
+        if phase.kind == "rl":  # its last step is what the engines run on
+            self._in_engines = digest
+            self._manifest = replace(self._manifest, digest=digest)
         await self._keep(phase.produces)
         if phase.kind == "warmup" and self._plan.base_cache:
             _copy_directory(self._run_dir / "checkpoints" / phase.produces / "hf", Path(self._plan.base_cache))
-        if digest != self._in_engines:
-            await self._publish(self._manifest.version + 1, digest)
+        await self._publish(digest)
         row = await self._evaluate(phase.produces, self._skipped or phase.title)
         self._commit(self._manifest.committed(digest, row))
 
@@ -192,16 +205,15 @@ class Controller:
             self._manifest, phase=phase, step=0, steps=steps, dataset=dataset, started_from=started_from
         )
         if phase.kind == "rl":
-            if digest != self._in_engines:
-                await self._publish(self._manifest.version + 1, digest)
+            await self._publish(digest)
             await self._buffer.begin_rl(phase.iteration, steps, self._manifest.version)
 
     async def _continue_phase(self, phase: Phase) -> None:
         """Take up a phase at its last checkpoint."""
         state = self._manifest
-        digest = await self._learner.resume(str(self._run_dir / state.checkpoint), self._optim(phase), state.steps)
+        await self._learner.resume(str(self._run_dir / state.checkpoint), self._optim(phase), state.steps)
         if phase.kind == "rl":
-            await self._publish(state.version, digest)
+            await self._bring(await self._staged(state.version))
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
         else:
             sft = self._sft(phase)
@@ -251,9 +263,7 @@ class Controller:
             metrics |= info.metrics | {"wait_batch_s": waited}
             self._manifest = replace(self._manifest, step=step)
             if phase.kind == "rl":
-                version = self._manifest.version + 1
-                await self._buffer.trained(info.groups, version)
-                metrics |= await self._publish(version, "")
+                metrics |= await self._hand_over(info.groups, self._manifest.version + 1)
             seconds = self._clock() - began
             metrics["train_tokens_per_s"] = info.num_tokens / seconds
             self._progress.step(
@@ -264,31 +274,68 @@ class Controller:
                 iteration=phase.iteration,
                 step=step,
                 version=self._manifest.version,
+                again=info.recorded > 0,
             )
             self._progress.update(step=step, version=self._manifest.version)
             await self._maybe_checkpoint(last=step == steps)
+        await self._synced()
         if steps:
             await self._buffer.end_phase()
-        if phase.kind == "rl":
-            self._in_engines = await self._learner.weights_hash()
 
-    async def _publish(self, version: int, digest: str) -> dict[str, float]:
-        """Bring the learner's weights to every engine as `version`, attested; then let admission move on."""
-        self._progress.waiting(f"engines: version {version}")
+    async def _hand_over(self, groups: Sequence[GroupKey], version: int) -> dict[str, float]:
+        """The learner's weights are `version`, made of these groups: on the record, then on the way to the engines.
+
+        Returns the metrics of the transfer that ended last.
+        """
+        await self._buffer.trained(groups, version)
+        self._manifest = replace(self._manifest, version=version, digest="")
+        began = self._clock()
+        metrics = await self._synced()
+        metrics["wait_sync_s"] = self._clock() - began
+        staged = await self._staged(version)
+        self._sync = asyncio.create_task(self._bring(staged))
+        return metrics if self._plan.overlap_sync else metrics | await self._synced()
+
+    async def _synced(self) -> dict[str, float]:
+        """Wait for the transfer under way; its metrics, or its failure."""
+        if self._sync is None:
+            return {}
+        self._progress.waiting(f"engines: version {self._manifest.version}")
+        sync, self._sync = self._sync, None
+        return await sync
+
+    async def _staged(self, version: int) -> tuple[WeightSlot, list[FloatArray]]:
+        """Copy the learner's weights to where the engines take them from; from then on it may train on."""
+        self._progress.waiting(f"learner: weights {version}")
         slot = await self._broadcaster.claim(await self._learner.layout(), version)
         await self._learner.stage(slot)
-        expected = await self._learner.probe(await self._broadcaster.probe_sequences())
+        return slot, await self._learner.probe(await self._broadcaster.probe_sequences())
+
+    async def _bring(self, staged: tuple[WeightSlot, list[FloatArray]]) -> dict[str, float]:
+        """Bring staged weights to every engine, attested; then let admission move on."""
+        slot, expected = staged
         metrics = await self._broadcaster.publish(slot, expected)
-        await self._buffer.new_version(version)
-        self._manifest = replace(self._manifest, version=version)
-        self._in_engines = digest
+        await self._buffer.new_version(slot.version)
         return metrics
+
+    async def _publish(self, digest: str) -> None:
+        """Bring the learner's weights to every engine, where they are not there yet.
+
+        The number follows from what is committed, so that every start of the run gives these weights the same one.
+        """
+        if digest == self._in_engines:
+            return
+        version = self._manifest.version + (digest != self._manifest.digest)
+        staged = await self._staged(version)
+        self._progress.waiting(f"engines: version {version}")
+        await self._bring(staged)
+        self._manifest = replace(self._manifest, version=version, digest=digest)
+        self._in_engines = digest
 
     async def _evaluate(self, weights: str, after: str) -> EvalRow:
         """Held-out pass@k of the weights that the engines run on."""
         plan, began = self._plan.eval, self._clock()
-        # A number of its own per start of the run: answers of weights that were lost are never counted.
-        number = self._manifest.incarnation * 1000 + len(self._manifest.evals)
+        number = len(self._manifest.evals)  # weights are committed before: answers of an earlier start still count
         self._progress.begin("eval", self._progress.current.iteration, 0)
         await self._buffer.begin_eval(number, plan.samples, plan.temperature, plan.limit)
         counts = await self._patiently(self._buffer.eval_result, f"evaluation of {weights}")
@@ -326,27 +373,41 @@ class Controller:
         self._saved_at = self._clock()
 
     def _commit(self, manifest: Manifest) -> None:
-        manifest.save(self._run_dir / "manifest.json")
+        manifest.save(self._storage)
         self._manifest = manifest
         for old in (self._run_dir / "checkpoints" / "steps").glob("*"):
             if old != self._run_dir / manifest.checkpoint:
                 shutil.rmtree(old)
 
     async def _patiently(self, ask: Callable[[float], Coroutine[Any, Any, T]], what: str) -> T:
-        """Wait as long as groups keep finishing; give up after `stall_s` without any. A stop request ends it."""
+        """Wait as long as answers keep coming in; give up after `stall_s` without any. A stop request ends it."""
         self._progress.waiting(f"buffer: {what}")
 
-        async def finished() -> int:
-            return (await self._buffer.status()).finished
+        async def progress() -> int:
+            status = await self._buffer.status()
+            return status.finished + status.reported
 
-        return await while_progressing(lambda: self._unless_stopped(ask(self._plan.stall_s)), finished)
+        return await while_progressing(lambda: self._unless_stopped(ask(self._plan.stall_s)), progress)
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
-        if (result := await unless(self._stop, work)) is not None:
+        if (result := await unless(self._stop, self._unless_sync_fails(work))) is not None:
             return result
         if self._manifest.phase is not None and self._progress.current.phase != "eval":
+            await self._synced()
             await self._checkpoint()
         raise Interrupted(self._stop_reason)
+
+    async def _unless_sync_fails(self, work: Awaitable[T]) -> T:
+        """The result of `work`; a transfer under way that fails meanwhile is raised instead: nothing would come."""
+        task = asyncio.ensure_future(work)
+        try:
+            if self._sync:
+                await asyncio.wait((task, self._sync), return_when=asyncio.FIRST_COMPLETED)
+                if self._sync.done():
+                    self._sync.result()
+            return await task
+        finally:
+            task.cancel()
 
     # -- small things -----------------------------------------------------------------------------------------
 

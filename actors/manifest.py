@@ -5,13 +5,13 @@ Resume = manifest + journal. Whatever the manifest does not name did not happen.
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 from actors.records import EvalRow
-from trainer.directories import write_atomically
+from rollout.storage import Storage
 from trainer.phases import Phase
 
-_FORMAT = 1
+FILE_NAME = "manifest.json"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +35,31 @@ class Manifest:
     """Supervised data of `phase`, relative to the run; empty in RL."""
     version: int = 0
     """Policy version number of the weights at `step`."""
+    digest: str = ""
+    """sha256 of the weights of that number, where a phase begins or ends; empty in between."""
     weights: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of their tensors."""
     started_from: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of the weights that the phase which made them began with, as the learner held them."""
     evals: tuple[EvalRow, ...] = ()
 
-    def save(self, path: Path) -> None:
+    def save(self, run: Storage) -> None:
         """Write durably and atomically: a crash leaves the old manifest or the new one."""
-        write_atomically(path, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1))
+        run.replace(FILE_NAME, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1).encode())
 
     @classmethod
-    def load(cls, path: Path) -> "Manifest":
-        """Read a manifest.
+    def load(cls, run: Storage) -> "Manifest | None":
+        """What a run has committed; None before its first commit.
 
         Raises:
             ValueError: When it was written by another format of RLoop.
         """
-        fields = json.loads(path.read_text())
+        if FILE_NAME not in run.names():
+            return None
+        fields = json.loads(bytes(run.read(FILE_NAME)))
         if (found := fields.pop("format")) != _FORMAT:
             raise ValueError(
-                f"{path} has manifest format {found}, this RLoop reads {_FORMAT}; use the RLoop that wrote it"
+                f"{run}/{FILE_NAME} has format {found}, this RLoop reads {_FORMAT}; use the RLoop that wrote it"
             )
         phase = fields.pop("phase")
         return cls(

@@ -37,6 +37,10 @@ class BufferStatus:
     """Groups finished in this phase, all fates."""
     tokens: int = 0
     """Tokens of finished groups since the buffer came up, all fates."""
+    reported: int = 0
+    """Tokens that came in with reports of unfinished answers since the buffer came up."""
+    unfinished: int = 0
+    """Groups of which part is known: on lease, or waiting to be continued."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Groups not trained in this phase, by reason (`zero_variance`, `failed`, `stale`, …)."""
     expired: int = 0

@@ -1,27 +1,74 @@
-"""The rollout worker: one engine, and a loop that asks the buffer for leases when it has room.
+"""The rollout worker: one engine, and loops that ask the buffer for leases, report progress and obey interruptions.
 
-Consumes: leases. Produces: finished groups. Waits for: the engine and the verifier pool; never for the learner.
-It does not decide what to generate, so workers come and go freely. One boundary turns a failed verifier call into
-a verdict with status `error`; everything else flies and ends the worker.
+    loop      consumes                   waits for          unblocked by
+    pull      leases                     buffer             room in the engine, work in the buffer
+    groups    tokens, verdicts           engine, verifiers  finished answers
+    report    tokens not yet reported    buffer             time
+    obey      groups to interrupt        buffer             a round that has all it needs
+
+It does not decide what to generate, so workers come and go freely, and it survives the buffer: when that is lost, what
+runs is dropped (its reported tokens are in the journal) and the worker asks again until a new buffer answers.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
 
 from actors.protocols import Buffer, Verifiers
-from actors.waiting import PeerLost, within
+from actors.scoring import Scoring
+from actors.waiting import DeadlineExceeded, PeerLost, within
+from rollout.answer_log import AnswerLog
 from rollout.engine import Engine, EngineDead
-from rollout.records import FloatArray, GenerationRequest, GroupKey, IntArray, Lease, Segment
+from rollout.records import (
+    FloatArray,
+    GenerationRequest,
+    GroupKey,
+    GroupProgress,
+    IntArray,
+    Lease,
+    RolloutGroup,
+    Segment,
+)
 from rollout.seeds import sample_seed
 from rollout.weights import WeightSlot
 from rollout.workflows import Workflow, single_turn
-from verifiers.pool import VerifierUnavailable
 from verifiers.records import ScoreRequest, Verdict
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-_LEASE_WAIT_S = 1.0  # how long one request for work stays open at the buffer
+_ASK_S = 1.0  # how long one request for work (or for interruptions) stays open at the buffer
+_RETRY_S = 0.5  # after the buffer was lost
+_ABORT_S = 10.0  # an engine ends a request at once; this is when it counts as hung
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A group under way."""
+
+    lease: Lease
+    log: AnswerLog
+    task: "asyncio.Task[None] | None" = None
+    requests: set[str] = field(default_factory=set)
+    """Requests that the engine has."""
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an interrupted group has no request left."""
+    interrupted: bool = False
+    delivered: bool = False
+    """True from when its answers are on their way to the buffer."""
+
+    async def unless_interrupted(self) -> None:
+        """Go on, or wait for the end: the lease of an interrupted group is on its way back."""
+        if self.interrupted:
+            await asyncio.Event().wait()
+
+    def report(self) -> GroupProgress:
+        """What the buffer does not know yet."""
+        return GroupProgress(self.lease.key, self.lease.attempt, self.log.news())
 
 
 class RolloutWorker:
@@ -35,21 +82,23 @@ class RolloutWorker:
         buffer: Buffer,
         verifiers: Verifiers,
         max_concurrent: int,
-        renew_every_s: float,
+        report_every_s: float,
         call_timeout_s: float,
+        buffer_patience_s: float,
         workflow: Workflow = single_turn,
     ) -> None:
         self.name = name
         self._engine = make_engine()
         self._decode = make_decoder()
         self._buffer = buffer
-        self._verifiers = verifiers
+        self._scoring = Scoring(name, verifiers, call_timeout_s)
         self._max_concurrent = max_concurrent
-        self._renew_every_s = renew_every_s
-        self._call_timeout_s = call_timeout_s
+        self._report_every_s = report_every_s
+        self._buffer_patience_s = buffer_patience_s
         self._workflow = workflow
-        self._groups: dict[GroupKey, asyncio.Task[None]] = {}
+        self._groups: dict[GroupKey, _Running] = {}
         self._loops: list[asyncio.Task[None]] = []
+        self._lost_since: float | None = None
         self._tokens = 0
         self._retired = ""
 
@@ -59,7 +108,7 @@ class RolloutWorker:
 
     async def start(self) -> None:
         """Begin to ask for leases."""
-        self._loops = [asyncio.create_task(self._pull()), asyncio.create_task(self._renew())]
+        self._loops = [asyncio.create_task(loop()) for loop in (self._pull, self._report, self._obey)]
 
     async def health(self) -> dict[str, float]:
         """Counters for the metrics; raises what ended the worker, if anything did."""
@@ -89,109 +138,188 @@ class RolloutWorker:
     async def close(self) -> None:
         """Stop asking, drop what is in flight, shut the engine down. Safe to call twice."""
         await self._end_tasks()
+        await self._scoring.close()
         await self._engine.close()
 
     async def _end_tasks(self) -> None:
-        tasks = [*self._loops, *self._groups.values()]
+        tasks = [*self._loops, *(running.task for running in self._groups.values() if running.task)]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=10)
 
-    # -- the loop ---------------------------------------------------------------------------------------------
+    # -- the loops --------------------------------------------------------------------------------------------
 
     async def _pull(self) -> None:
         while True:
             room = self._max_concurrent - len(self._groups)
             if room > 0:
-                for lease in await self._buffer.lease(self.name, room, _LEASE_WAIT_S):
-                    if earlier := self._groups.get(lease.key):  # its lease expired, and came back here
-                        earlier.cancel()
-                    self._groups[lease.key] = asyncio.create_task(self._serve(lease))
+                for lease in await self._ask(self._buffer.lease(self.name, room, _ASK_S)) or ():
+                    self._begin(lease)
             if self._groups and (room <= 0 or len(self._groups) >= self._max_concurrent):
-                await asyncio.wait(
-                    self._groups.values(), timeout=self._renew_every_s, return_when=asyncio.FIRST_COMPLETED
-                )
+                tasks = [running.task for running in self._groups.values() if running.task]
+                await asyncio.wait(tasks, timeout=_ASK_S, return_when=asyncio.FIRST_COMPLETED)
             self._reap()
 
+    def _begin(self, lease: Lease) -> None:
+        if (earlier := self._groups.get(lease.key)) and earlier.task:  # its lease expired, and came back here
+            earlier.task.cancel()
+        running = self._groups[lease.key] = _Running(lease, AnswerLog(lease.pieces))
+        running.task = asyncio.create_task(self._serve(running))
+
     def _reap(self) -> None:
-        for key, task in list(self._groups.items()):
-            if task.done():
+        for key, running in list(self._groups.items()):
+            if running.task and running.task.done():
                 del self._groups[key]
-                if not task.cancelled():
-                    task.result()  # an engine that died ends the worker: nothing can be generated here
+                if not running.task.cancelled():
+                    running.task.result()  # an engine that died ends the worker: nothing can be generated here
 
-    async def _renew(self) -> None:
+    async def _report(self) -> None:
         while True:
-            await asyncio.sleep(self._renew_every_s)
-            working = [key for key, task in self._groups.items() if not task.done()]
-            for key in await self._buffer.renew(self.name, working):
-                task = self._groups.get(key)
-                if task and not task.done():  # it may have been delivered while the buffer answered
+            await asyncio.sleep(self._report_every_s)
+            reports = {
+                running.lease.key: (running, running.report())
+                for running in self._groups.values()
+                if not (running.delivered or running.interrupted or (running.task and running.task.done()))
+            }
+            gone = await self._ask(self._buffer.report(self.name, [report for _, report in reports.values()]))
+            if gone is None:
+                continue  # nothing is acknowledged: the next report says it again
+            for key, (running, report) in reports.items():
+                if key not in gone:
+                    running.log.acknowledge(report.pieces)
+                elif running.task and not running.task.done() and not running.delivered:
                     logger.warning("the lease of %s was taken away: its answers are dropped here", key)
-                    task.cancel()
+                    running.task.cancel()
 
-    async def _serve(self, lease: Lease) -> None:
-        group = await self._workflow(lease, _LeaseContext(self, lease))
-        if not await self._buffer.finish(self.name, group):
+    async def _obey(self) -> None:
+        while True:
+            keys = await self._ask(self._buffer.revoked(self.name, _ASK_S)) or ()
+            running = [self._groups[key] for key in keys if key in self._groups]
+            await asyncio.gather(*(self._interrupt(r) for r in running if r.task and not r.delivered))
+            if keys:
+                await asyncio.sleep(0.05)  # those that are being delivered are named until they are in
+
+    async def _interrupt(self, running: _Running) -> None:
+        """End the group's requests, keep every token, give it back."""
+        assert running.task
+        running.interrupted = True
+        for request in list(running.requests):
+            await self._engine.abort(request)
+        if running.requests:
+            await within(_ABORT_S, running.idle.wait(), f"{self.name} waits for its engine to end {running.lease.key}")
+        if running.delivered:
+            return
+        running.task.cancel()
+        await asyncio.wait([running.task])
+        await self._ask(self._buffer.give_back(self.name, [running.report()], "interrupted"))
+
+    async def _ask(self, call: Awaitable[T]) -> T | None:
+        """The buffer's answer; None when it gave none.
+
+        A buffer that is lost is being replaced, and knows nothing of what runs here: it is dropped.
+
+        Raises:
+            PeerLost: No buffer came back in time.
+        """
+        clock = asyncio.get_running_loop().time
+        try:
+            answer = await call
+        except DeadlineExceeded as error:
+            logger.warning("%s", error)
+            return None
+        except PeerLost as error:
+            self._lost_since = self._lost_since or clock()
+            if clock() - self._lost_since > self._buffer_patience_s:
+                raise
+            logger.warning("the buffer is gone, asked again in %g s: %s", _RETRY_S, error)
+            for running in self._groups.values():
+                if running.task and not running.delivered:
+                    running.task.cancel()
+            await asyncio.sleep(_RETRY_S)
+            return None
+        self._lost_since = None
+        return answer
+
+    # -- one group --------------------------------------------------------------------------------------------
+
+    async def _serve(self, running: _Running) -> None:
+        lease = running.lease
+        group = await self._workflow(lease, _LeaseContext(self, running))
+        running.delivered = True
+        while (taken := await self._ask(self._deliver(lease, group))) is None and not self._lost_since:
+            pass  # it may have arrived: a second delivery of the same lease is refused, which says so
+        if taken is False:
             logger.warning("the buffer refused %s: delivered late or twice", lease.key)
+
+    def _deliver(self, lease: Lease, group: RolloutGroup) -> Awaitable[bool]:
+        return self._buffer.finish(self.name, lease.attempt, group)
 
     # -- what a workflow asks for -----------------------------------------------------------------------------
 
-    async def generate(self, lease: Lease, key: str, sample_index: int, prompt_ids: IntArray) -> Segment:
-        """One answer, streamed from the engine and joined."""
-        identity = f"{lease.key.purpose}/{lease.key.epoch}/{lease.key.prompt_id}/{sample_index}/{key}"
-        request = GenerationRequest(
-            id=f"{identity}/{lease.attempt}",
-            prompt_ids=prompt_ids,
-            max_new_tokens=lease.sampling.max_new_tokens,
-            temperature=lease.sampling.temperature,
-            seed=sample_seed(lease.sampling.seed, lease.key, sample_index),
-        )
-        pieces: list[Segment] = []
+    async def generate(self, running: _Running, call: str, sample_index: int, prompt_ids: IntArray) -> Segment:
+        """One answer: what is known of it, and the rest from the engine."""
+        lease, log = running.lease, running.log
+        known = log.answer(sample_index, call)
+        if known.finish_reason is not None:
+            return known
+        await running.unless_interrupted()
+        request = _request(lease, call, sample_index, prompt_ids, known)
+        running.requests.add(request.id)
         try:
             async for piece in self._engine.generate(request):
-                pieces.append(piece)
+                log.add(sample_index, call, piece)
                 self._tokens += len(piece)
         except asyncio.CancelledError:
             await self._engine.abort(request.id)
             raise
-        return Segment.concatenate(pieces)
+        finally:
+            running.requests.discard(request.id)
+            if not running.requests:
+                running.idle.set()
+        answer = log.answer(sample_index, call)
+        if answer.finish_reason is None:
+            await running.unless_interrupted()
+        return answer
 
-    async def score(self, lease: Lease, responses: Sequence[Segment]) -> list[Verdict]:
-        """Verdicts for decoded answers. The one place where an exception becomes data."""
-        requests = [
+    async def score(self, running: _Running, call: str, sample_index: int, response: Segment) -> Verdict:
+        """The verdict on an answer, decoded."""
+        if known := running.log.verdict(sample_index, call):
+            return known
+        prompt = running.lease.prompt
+        verdict = await self._scoring.score(
             ScoreRequest(
-                prompt=lease.prompt.text,
+                prompt=prompt.text,
                 response=self._decode(response.token_ids.tolist()),
-                reference=lease.prompt.reference,
+                reference=prompt.reference,
                 truncated=response.finish_reason == "length",
             )
-            for response in responses
-        ]
-        try:
-            return await within(
-                self._call_timeout_s,
-                self._verifiers.score(requests),
-                f"{self.name} waits for verdicts on {lease.prompt.id}",
-            )
-        except (PeerLost, VerifierUnavailable):
-            raise  # nothing can be scored any more: that is the run's end, not a property of this answer
-        except Exception as error:  # the boundary: a bad rollout is data, not a crash
-            logger.warning("scoring %s failed: %s", lease.prompt.id, error)
-            verdict = Verdict(None, "error", "pool", "0", feedback=f"{type(error).__name__}: {error}")
-            return [verdict] * len(responses)
+        )
+        running.log.judge(sample_index, call, verdict)
+        return verdict
+
+
+def _request(lease: Lease, call: str, sample_index: int, prompt_ids: IntArray, known: Segment) -> GenerationRequest:
+    """The rest of an answer: what is known of it becomes prompt, and shrinks the budget."""
+    identity = f"{lease.key.purpose}/{lease.key.epoch}/{lease.key.prompt_id}/{sample_index}/{call}"
+    return GenerationRequest(
+        id=f"{identity}/{lease.attempt}",
+        prompt_ids=np.concatenate([prompt_ids, known.token_ids]),
+        max_new_tokens=lease.sampling.max_new_tokens - len(known),
+        temperature=lease.sampling.temperature,
+        seed=sample_seed(lease.sampling.seed, lease.key, sample_index, call, len(known)),
+    )
 
 
 class _LeaseContext:
     """A workflow's view of the worker, for one lease."""
 
-    def __init__(self, worker: RolloutWorker, lease: Lease) -> None:
+    def __init__(self, worker: RolloutWorker, running: _Running) -> None:
         self._worker = worker
-        self._lease = lease
+        self._running = running
 
-    async def generate(self, key: str, sample_index: int, prompt_ids: IntArray) -> Segment:
-        return await self._worker.generate(self._lease, key, sample_index, prompt_ids)
+    async def generate(self, call: str, sample_index: int, prompt_ids: IntArray) -> Segment:
+        return await self._worker.generate(self._running, call, sample_index, prompt_ids)
 
-    async def score(self, responses: Sequence[Segment]) -> list[Verdict]:
-        return await self._worker.score(self._lease, responses)
+    async def score(self, call: str, sample_index: int, response: Segment) -> Verdict:
+        return await self._worker.score(self._running, call, sample_index, response)

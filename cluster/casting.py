@@ -43,12 +43,13 @@ class Casting:
     def buffer(self, journal: Path, materials: Materials) -> "Peer":
         """The rollout buffer."""
         from actors.buffer import RolloutBuffer
+        from rollout.storage import LocalDisk
 
         actors = self._config.actors
         return self._host(
             RolloutBuffer,
             "buffer",
-            journal,
+            LocalDisk(journal),
             list(materials.train),
             list(materials.held_out),
             self._config.rollout,
@@ -73,8 +74,9 @@ class Casting:
             buffer,
             verifiers,
             rollout.max_concurrent,
-            actors.lease_timeout_s / 4,
+            rollout.report_every_s,
             actors.call_timeout_s,
+            actors.start_timeout_s,
             env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
             num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
             deadline_s=actors.start_timeout_s,
@@ -115,7 +117,6 @@ class Casting:
         return self._host(
             WeightBroadcaster,
             "broadcaster",
-            workers,
             materials.probe,
             actors.probe_tolerance,
             actors.call_timeout_s,
@@ -140,6 +141,7 @@ class Casting:
             stall_s=config.actors.stall_s,
             checkpoint_every_s=config.actors.checkpoint_every_s,
             config_digest=config.digest(),
+            overlap_sync=config.actors.overlap_sync,
         )
         return self._host(
             Controller,

@@ -19,6 +19,7 @@ from cluster.machine import Machine
 from cluster.rundir import RunDir
 from cluster.settings import Refused
 from cluster.view import LiveView
+from rollout.storage import LocalDisk
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +61,9 @@ def run(config: RunConfig, run_dir: Path, console: Console, resume: bool, dry_ru
 
 def _where(run_dir: Path) -> str:
     """Where a run stands that is resumed."""
-    path = run_dir / "manifest.json"
-    if not path.exists():
+    manifest = Manifest.load(LocalDisk(run_dir))
+    if manifest is None:
         return "from the beginning: nothing is committed yet"
-    manifest = Manifest.load(path)
     if phase := manifest.phase:
         return f"in iteration {phase.iteration + 1}, {phase.kind}, after step {manifest.step} of {manifest.steps}"
     return f"after {manifest.done[-1].title}" if manifest.done else "after the evaluation of the base policy"

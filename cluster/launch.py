@@ -23,6 +23,7 @@ from actors.waiting import PeerLost, unless, while_progressing, within
 from cluster.casting import Casting, make_schedule
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
 from cluster.workforce import Workforce, close_all
+from rollout.storage import LocalDisk
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -99,11 +100,8 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
 
 def _already_finished(config: "RunConfig", run_dir: Path, materials: Materials) -> RunStatus | None:
     """The final status of a run that has nothing left to do: then nothing is started."""
-    path = run_dir / "manifest.json"
-    if not path.exists():
-        return None
-    manifest = Manifest.load(path)
-    if manifest.phase or make_schedule(config, materials.recipe).next(manifest.done):
+    manifest = Manifest.load(LocalDisk(run_dir))
+    if manifest is None or manifest.phase or make_schedule(config, materials.recipe).next(manifest.done):
         return None
     iterations = config.schedule.iterations
     return RunStatus("finished", iterations=iterations, version=manifest.version, evals=manifest.evals)

@@ -28,23 +28,52 @@ class Admission:
 
     Ages are whole numbers, so a fractional η bounds like its floor; admitting more would only generate groups that
     the check at consumption must drop.
+
+    Over-provisioned rounds (APRIL 2509.18521): with `oversample` f > 1, up to (f − 1)·B groups more are started than
+    the pace needs. Once it has its groups, the rest is `surplus`: interrupted, and continued first under the next
+    version. Their tokens are one version older than their round, so pace keeps one version of the bound for them.
     """
 
-    def __init__(self, max_staleness: float, batch_size: int, version: int, steps: int, ready: int = 0) -> None:
-        """Start a phase at `version` with `steps` left to train and `ready` groups kept from before a restart."""
+    def __init__(
+        self, max_staleness: float, batch_size: int, version: int, steps: int, ready: int = 0, oversample: float = 1.0
+    ) -> None:
+        """Start a phase at `version` with `steps` left to train and `ready` groups kept from before a restart.
+
+        Raises:
+            ValueError: When rounds are over-provisioned under a bound that no interrupted group could keep.
+        """
+        if oversample > 1 and max_staleness < 1:
+            raise ValueError(
+                f"over-provisioned rounds need a staleness bound of at least 1, got {max_staleness:g}: what is "
+                f"interrupted is one version old when it goes on; raise rollout.max_staleness or set "
+                f"rollout.oversample=1"
+            )
         self.version = version
         self.accepted = version * batch_size + ready
         self.running = 0
-        self._max_staleness = math.floor(max_staleness)
         self._batch_size = batch_size
+        self._lead = math.floor(max_staleness) - (1 if oversample > 1 else 0)
+        self._extra = math.ceil(round((oversample - 1) * batch_size, 6))
         self._limit = (version + steps) * batch_size
 
     def capacity(self, max_concurrent: int) -> int:
         """Groups that may be started now, within the staleness bound, the phase and `max_concurrent` in flight."""
+        if self._extra and self._complete:
+            return 0
+        # the extra groups are as if that much were not running yet
         pace = capacity(
-            self._max_staleness, self.version, self._batch_size, self.accepted, self.running, max_concurrent
+            self._lead, self.version, self._batch_size, self.accepted - self._extra, self.running, max_concurrent
         )
         return max(0, min(pace, self._limit - self.accepted - self.running))
+
+    @property
+    def surplus(self) -> bool:
+        """True when the round has its groups and what still runs should be interrupted."""
+        return self._extra > 0 and self.running > 0 and self._complete
+
+    @property
+    def _complete(self) -> bool:
+        return self.accepted >= (self._lead + self.version + 1) * self._batch_size
 
     def start(self) -> None:
         """A group goes to a worker."""

@@ -103,9 +103,6 @@ class _Fold:
         for key in list(self.out):
             self._end(key, "voided")
             self.freed[key] = "voided"
-        for key in self.ledger.lost:
-            self.freed[key] = "lost_lineage"
-            self.lost.add(self.delivered.pop(key))
         self.phase = PhaseId(event.kind, event.iteration)
         self.leases.setdefault(self.phase, Counter())
 

@@ -5,10 +5,11 @@ Plain bookkeeping in one thread: no journal, no leases, no waiting. The buffer (
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rollout.admission import Admission
 from rollout.batches import is_stale, oldest_trained_version, supervised_batch, supervised_info, training_batch
+from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
 from rollout.datasets import SupervisedDataset
 from rollout.events import Fate
@@ -16,10 +17,25 @@ from rollout.ledger import PromptOrder
 from rollout.records import BatchInfo, EvalCounts, GroupKey, RolloutGroup, TrainingBatch
 
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
+_JUDGED_STEPS = 4  # the share of answers without a verdict is over the groups of so many steps
 
 
 class NothingToTrain(RuntimeError):
     """Group after group is dropped: the phase would generate for ever."""
+
+
+class TooManyFailures(RuntimeError):
+    """Too many answers have no verdict: what would be trained is no fair sample of what was generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """A step that was trained before, on weights that the checkpoint does not have: it is trained again."""
+
+    version: int
+    """Version that it made, and makes again."""
+    groups: tuple[RolloutGroup, ...]
+    """In the order in which they were trained."""
 
 
 class RLPhase:
@@ -29,27 +45,37 @@ class RLPhase:
         self,
         iteration: int,
         step: int,
+        version: int,
         admission: Admission,
         order: PromptOrder,
         curator: GroupCurator,
-        groups_per_step: int,
-        max_staleness: float,
+        config: RolloutConfig,
         ready: Iterable[RolloutGroup] = (),
+        recorded: Iterable[RecordedStep] = (),
     ) -> None:
         self.iteration = iteration
         self.step = step
         """Optimizer steps done in this phase."""
+        self.version = version
+        """Version of the learner's weights; the engines' may be behind (`admission.version`)."""
         self.admission = admission
-        self.groups_per_step = groups_per_step
         self.ready = list(ready)
+        self.recorded = deque(recorded)
         self._order = order
         self._curator = curator
-        self._max_staleness = max_staleness
+        self._config = config
         self._barren: Counter[str] = Counter()  # groups dropped since the last accepted one, by reason
         self._rewards: list[float] = []  # of everything scored since the last step, trained or not
+        self._failures: deque[tuple[int, int]] = deque(maxlen=_JUDGED_STEPS * config.groups_per_step)
+        self._complaint = ""  # what the verifier said last about an answer without a verdict
+
+    @property
+    def groups_per_step(self) -> int:
+        """B."""
+        return self._config.groups_per_step
 
     def take(self, max_groups: int, max_in_flight: int) -> list[GroupKey]:
-        """Groups to lease now: what admission allows, in the order of the prompts."""
+        """Groups to lease now: what admission allows, in the order of the prompts, interrupted ones first."""
         count = min(max_groups, self.admission.capacity(max_in_flight))
         for _ in range(count):
             self.admission.start()
@@ -63,6 +89,7 @@ class RLPhase:
     def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
         """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
         self._rewards += [float(reward) for reward in group.rewards]
+        self._judge(group)
         curated, reason = None, "failed"
         if len(group.rewards) >= 2:  # one sibling alone has nothing to be compared with
             curated, reason = self._curator.on_group(group), self._curator.reason
@@ -75,41 +102,84 @@ class RLPhase:
         self.ready.append(curated)
         return "buffered", ""
 
-    def drop_stale(self, version: int) -> list[GroupKey]:
+    def drop_stale(self) -> list[GroupKey]:
         """The bound at consumption: forget ready groups with a token more than η versions old. Returns their keys."""
-        stale = {g.key for g in self.ready if is_stale(g, version, self._max_staleness)}
+        stale = {g.key for g in self.ready if is_stale(g, self.version, self._config.max_staleness)}
         for _ in stale:
             self.admission.withdraw()
         self.ready = [g for g in self.ready if g.key not in stale]
         return sorted(stale)
 
-    def batch(self, version: int) -> tuple[BatchInfo, TrainingBatch] | None:
-        """The oldest `groups_per_step` ready groups, packed; None while there are too few. They stay ready.
+    def batch(self) -> tuple[BatchInfo, TrainingBatch] | None:
+        """The recorded groups of the next step, else the oldest ready ones, packed; None while there are too few.
+
+        They stay until they are trained.
 
         Raises:
             NothingToTrain: When nothing but dropped groups comes in.
+            TooManyFailures: When too many answers have no verdict.
         """
+        if self.recorded:
+            info, batch = training_batch(self.recorded[0].groups, self.version)
+            return replace(info, recorded=len(self.recorded)), batch
+        self._refuse_failures()
         if len(self.ready) < self.groups_per_step:
             self._refuse_barren()
             return None
-        self.ready.sort(key=lambda group: self._age(group, version))
-        info, batch = training_batch(self.ready[: self.groups_per_step], version)
+        self.ready.sort(key=self._age)
+        info, batch = training_batch(self.ready[: self.groups_per_step], self.version)
         if self._rewards:
             mean = sum(self._rewards) / len(self._rewards)
             info = replace(info, metrics=info.metrics | {"reward_generated": mean})
         return info, batch
 
-    def trained(self, keys: Sequence[GroupKey]) -> None:
-        """One step is done with these groups."""
-        gone = set(keys)
-        self.ready = [group for group in self.ready if group.key not in gone]
-        self._rewards.clear()
-        self.step += 1
+    def is_recorded(self, keys: Sequence[GroupKey], version: int) -> bool:
+        """True when these groups are the next step to be trained again.
 
-    def _age(self, group: RolloutGroup, version: int) -> tuple[int, int, int]:
+        Raises:
+            ValueError: When another step was trained in its place.
+        """
+        if not self.recorded:
+            return False
+        step = self.recorded[0]
+        if (tuple(group.key for group in step.groups), step.version) == (tuple(keys), version):
+            return True
+        raise ValueError(
+            f"the step that made version {step.version} is recorded and must be trained again, got version {version}"
+        )
+
+    def trained(self, keys: Sequence[GroupKey], version: int) -> None:
+        """One step is done with these groups."""
+        if self.recorded:
+            self.recorded.popleft()
+        else:
+            gone = set(keys)
+            self.ready = [group for group in self.ready if group.key not in gone]
+            self._rewards.clear()
+        self.step += 1
+        self.version = version
+
+    def _age(self, group: RolloutGroup) -> tuple[int, int, int]:
         """Oldest tokens first; among equals in the order of the prompts, so that η = 0 does not depend on timing."""
         oldest = oldest_trained_version(group)
-        return (version if oldest is None else oldest, *self._order.position(group.key))
+        return (self.version if oldest is None else oldest, *self._order.position(group.key))
+
+    def _judge(self, group: RolloutGroup) -> None:
+        failed = [rollout for rollout in group.rollouts if not rollout.trainable]
+        self._failures.append((len(failed), len(group.rollouts)))
+        if failed:
+            self._complaint = failed[-1].verdict.feedback
+
+    def _refuse_failures(self) -> None:
+        if len(self._failures) < (self._failures.maxlen or 0):
+            return
+        failed, answers = (sum(column) for column in zip(*self._failures, strict=True))
+        if failed > self._config.max_failed_frac * answers:
+            raise TooManyFailures(
+                f"{failed} of the last {answers} answers have no verdict, rollout.max_failed_frac allows "
+                f"{self._config.max_failed_frac:g}; the last one: {self._complaint or 'no feedback'}. Mend the "
+                f"verifier (or raise verifier.timeout_s) and resume: the answers are kept"
+            )
 
     def _refuse_barren(self) -> None:
         dropped = self._barren.total()

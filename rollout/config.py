@@ -73,12 +73,30 @@ class RolloutConfig(BaseModel):
         le=64,
         description="Policy versions a trained token may be old (η); 0 is synchronous training.",
     )
+    oversample: float = Field(
+        1.0,
+        ge=1,
+        le=8,
+        description="Groups started per group needed (APRIL's N'/N); the unfinished are interrupted and go on first in "
+        "the next round. More than 1 needs max_staleness >= 1.",
+    )
     max_concurrent: int = Field(32, ge=1, description="Groups in flight per worker at most.")
+    report_every_s: float = Field(
+        2.0, gt=0, le=600, description="Seconds between reports of unfinished answers: what a lost worker may cost."
+    )
     max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
     context_length: int = Field(128, ge=8, description="Longest prompt plus answer, in tokens.")
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature; the learner applies the same.")
     drop_zero_variance: bool = Field(
         True, description="Dynamic sampling (DAPO): groups whose answers all score alike are not trained."
+    )
+    max_failed_frac: float = Field(
+        0.5, gt=0, le=1, description="Share of answers without a verdict (over 4 steps) that ends the run."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Repeat exactly, bit for bit: answers are drawn one at a time and never continued. Slow; needs "
+        "max_staleness=0 and trainer.ranks=1.",
     )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="The engine inside each worker.")
 

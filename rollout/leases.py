@@ -1,7 +1,7 @@
 """Who holds which group, since when, and until when. Plain bookkeeping over a clock that is handed in."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rollout.records import GroupKey
@@ -32,16 +32,9 @@ class Leases:
         now = self._clock()
         self._held[key] = Holding(worker, now, now + self._timeout_s)
 
-    def renew(self, worker: str, keys: Sequence[GroupKey]) -> list[GroupKey]:
-        """Extend the worker's leases. Returns the keys that it does not hold (any more)."""
-        gone = []
-        for key in keys:
-            holding = self._held.get(key)
-            if holding and holding.worker == worker:
-                holding.deadline = self._clock() + self._timeout_s
-            else:
-                gone.append(key)
-        return gone
+    def renew(self, key: GroupKey) -> None:
+        """Its worker is still at it."""
+        self._held[key].deadline = self._clock() + self._timeout_s
 
     def end(self, key: GroupKey) -> None:
         """The lease is over, whatever the reason."""

@@ -1,24 +1,37 @@
 """The ledger: what every (purpose, epoch, prompt) is now, as a fold over the journal's events.
 
     FREE → LEASED → BUFFERED → TRAINED        a training group
-              │         └──→ DROPPED          stale
+              │         └──→ DROPPED          stale, phase over
               ├──→ DROPPED                    filtered or failed
               ├──→ EVALUATED                  a held-out group
-              └──→ FREE                       lease lost or given back
+              └──→ FREE                       lease lost, interrupted or given back; its pieces are kept
 
-It refuses every other transition, and it keeps exactly-once on the lineage of surviving weights: when a phase is
-taken up at an earlier step, what later weights sampled or trained did not happen. It knows no clock and no tokens.
+It refuses every other transition. What was trained once is never trained by another step: a run that is taken up at an
+earlier checkpoint trains the recorded steps again, on the same groups (`steps`). It knows no clock and no tokens.
 """
 
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from rollout.events import Dropped, Event, Finished, Leased, PayloadRef, PhaseBegun, Released, Trained
+from rollout.events import (
+    Discarded,
+    Dropped,
+    Event,
+    Finished,
+    Leased,
+    Opened,
+    PayloadRef,
+    PhaseBegun,
+    Progressed,
+    Refused,
+    Released,
+    Trained,
+)
 from rollout.records import GroupKey
 
 State = Literal["free", "leased", "buffered", "trained", "dropped", "evaluated"]
@@ -38,9 +51,13 @@ class Entry:
     worker: str = ""
     """Who holds it, or held it last."""
     iteration: int = -1
-    """RLoop iteration whose RL phase generated it (or number of the evaluation)."""
+    """RLoop iteration whose RL phase leased it last (or number of the evaluation)."""
+    pieces: list[PayloadRef] = field(default_factory=list)
+    """What is kept of unfinished answers, oldest first."""
+    restarted: dict[int, int] = field(default_factory=dict)
+    """Sample → how many of `pieces` are void for it, because it started again after them."""
     payload: PayloadRef | None = None
-    """Its answers; None until they exist, and again when the weights that sampled them were lost."""
+    """Its answers, once they are finished."""
     oldest: int = -1
     newest: int = -1
     trained_at: int = -1
@@ -54,11 +71,10 @@ class Ledger:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.entries: dict[GroupKey, Entry] = {}
+        self.steps: dict[int, list[Trained]] = {}
+        """RLoop iteration → the steps of its RL phase, in order: what its weights are made of."""
         self.refused: Counter[str] = Counter()
         """Late and duplicate deliveries that were turned away, by the state that the group was in."""
-        self.lost: list[GroupKey] = []
-        """Groups reopened by the newest `PhaseBegun` because the weights that sampled them were lost."""
-        self._begun: dict[int, list[PhaseBegun]] = {}  # RL phases by iteration
         self._phase: PhaseBegun | None = None
         for event in events:
             self.apply(event)
@@ -77,19 +93,24 @@ class Ledger:
         """Groups that wait to be trained."""
         return [key for key, entry in self.entries.items() if entry.state == "buffered"]
 
-    def holds(self, worker: str, key: GroupKey) -> bool:
-        """True when this worker has the group on lease."""
+    def unfinished(self) -> list[GroupKey]:
+        """Free groups of which pieces are kept."""
+        return [key for key, entry in self.entries.items() if entry.state == "free" and entry.pieces]
+
+    def holds(self, worker: str, key: GroupKey, attempt: int) -> bool:
+        """True when this very lease of the group is out."""
         entry = self.entries.get(key)
-        return entry is not None and entry.state == "leased" and entry.worker == worker
+        return (
+            entry is not None
+            and entry.state == "leased"
+            and entry.worker == worker
+            and entry.attempts == attempt + 1  # not an earlier lease of the same worker
+        )
 
     def was_trained(self, keys: Sequence[GroupKey], version: int) -> bool:
         """True when exactly this was recorded before."""
         entries = [self.entries.get(key) for key in keys]
         return all(e is not None and e.state == "trained" and e.trained_at == version for e in entries)
-
-    def refuse(self, key: GroupKey) -> None:
-        """Count a delivery that came late or twice."""
-        self.refused[self.state(key)] += 1
 
     def apply(self, event: Event) -> None:
         """Take one event into account.
@@ -98,72 +119,65 @@ class Ledger:
             IllegalTransition: When it cannot follow what happened before; nothing is changed.
         """
         match event:
+            case Opened():
+                pass  # leases of a dead writer end when the next phase begins
             case PhaseBegun():
                 self._begin(event)
             case Leased():
                 entry = self.entries.setdefault(event.key, Entry())
                 self._require(event, event.key, "free")
                 entry.state, entry.worker, entry.attempts = "leased", event.worker, event.attempt + 1
+                entry.iteration = self._phase.iteration if self._phase else -1
+            case Progressed():
+                self._held(event).pieces.append(event.payload)
             case Released():
                 self._require(event, event.key, "leased").state = "free"
+            case Discarded():
+                entry = self._require(event, event.key, "free")
+                entry.restarted |= dict.fromkeys(event.samples, len(entry.pieces))
+            case Refused():
+                self.refused[event.state] += 1
             case Finished():
                 self._finish(event)
             case Dropped():
                 entry = self._require(event, event.key, "buffered")
                 entry.state, entry.reason = "dropped", event.reason
             case Trained():
-                entries = [self._require(event, key, "buffered") for key in event.keys]
-                for entry in entries:
-                    entry.state, entry.trained_at = "trained", event.version
+                self._train(event)
 
     def _finish(self, event: Finished) -> None:
-        entry = self._require(event, event.key, "leased")
-        if entry.worker != event.worker:
-            raise IllegalTransition(f"{event.key} is leased to {entry.worker}, {event.worker} cannot finish it")
+        entry = self._held(event)
         entry.state, entry.reason = event.fate, event.reason
         entry.payload, entry.oldest, entry.newest = event.payload, event.oldest, event.newest
-        entry.iteration = self._phase.iteration if self._phase else -1
+        entry.pieces, entry.restarted = [], {}
+
+    def _train(self, event: Trained) -> None:
+        entries = [self._require(event, key, "buffered") for key in event.keys]
+        for entry in entries:
+            entry.state, entry.trained_at = "trained", event.version
+        if self._phase:
+            self.steps.setdefault(self._phase.iteration, []).append(event)
 
     def _begin(self, event: PhaseBegun) -> None:
-        self._phase, self.lost = event, []
+        self._phase = event
         for entry in self.entries.values():
             if entry.state == "leased":
                 entry.state = "free"
-        if event.kind != "rl":
-            return
-        history = self._begun.setdefault(event.iteration, [])
-        self._roll_back(event.iteration, _surviving_version(history, event))
-        history.append(event)
 
-    def _roll_back(self, iteration: int, version: int) -> None:
-        """Undo what weights after `version` did in this phase: their samples are gone, their training is open."""
-        for key, entry in self.entries.items():
-            if key.purpose != "train" or entry.iteration != iteration or entry.payload is None:
-                continue
-            if entry.newest > version:
-                entry.state, entry.payload = "free", None
-                self.lost.append(key)
-            elif entry.state == "trained" and entry.trained_at > version:
-                entry.state = "buffered"
+    def _held(self, event: Progressed | Finished) -> Entry:
+        entry = self._require(event, event.key, "leased")
+        if not self.holds(event.worker, event.key, event.attempt):
+            raise IllegalTransition(
+                f"{type(event).__name__} of {event.key} by {event.worker} under lease {event.attempt}, but it is "
+                f"leased to {entry.worker} under lease {entry.attempts - 1}"
+            )
+        return entry
 
     def _require(self, event: Event, key: GroupKey, state: State) -> Entry:
         entry = self.entries.get(key)
         if entry is None or entry.state != state:
             raise IllegalTransition(f"{type(event).__name__} needs a group that is {state}, {key} is {self.state(key)}")
         return entry
-
-
-def _surviving_version(history: Sequence[PhaseBegun], event: PhaseBegun) -> int:
-    """Newest version of the lineage that goes on with `event`.
-
-    Each step makes one version, so the weights after k steps have the number with which the phase was last begun at
-    or before step k, plus the steps since. A phase begun anew gets a number above the lost ones or equal to one of
-    them, so its own number alone could not tell them apart.
-    """
-    parents = [begun for begun in history if begun.done_steps <= event.done_steps]
-    if not parents:
-        return event.version
-    return min(event.version, parents[-1].version + event.done_steps - parents[-1].done_steps)
 
 
 class PromptOrder:

@@ -98,6 +98,10 @@ class Segment:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def since(self, offset: int) -> "Segment":
+        """[L - offset] what follows the first `offset` tokens."""
+        return Segment(self.token_ids[offset:], self.logprobs[offset:], self.versions[offset:], self.finish_reason)
+
     @classmethod
     def empty(cls) -> "Segment":
         """No tokens yet."""
@@ -248,6 +252,8 @@ class BatchInfo:
     num_sequences: int
     num_tokens: int
     num_loss_tokens: int
+    recorded: int = 0
+    """Steps, this one included, that were trained before and are trained again after a restart; 0 for a new one."""
     metrics: dict[str, float] = field(default_factory=dict)
     """reward, correct_frac, truncated_frac, response_len, staleness_mean, staleness_max…"""
 

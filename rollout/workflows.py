@@ -1,7 +1,6 @@
 """How answers to one prompt are made. A workflow sees a context (generate, score), never an engine or an actor."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,14 +10,19 @@ from verifiers.records import Verdict
 
 
 class Context(Protocol):
-    """What a workflow may ask for."""
+    """What a workflow may ask for. Every call has a key that is its own within the sample.
 
-    async def generate(self, key: str, sample_index: int, prompt_ids: IntArray) -> Segment:
-        """One whole answer. `key` names the call within the sample, so that a restarted workflow can replay it."""
+    Calls are durable: after a crash the workflow runs again from its start, what was generated and scored before is
+    replayed from the journal, and an answer that was cut off goes on from its last token. So a workflow decides from
+    what these calls return, and from nothing else that changes.
+    """
+
+    async def generate(self, call: str, sample_index: int, prompt_ids: IntArray) -> Segment:
+        """One whole answer to `prompt_ids` [P]."""
         ...
 
-    async def score(self, responses: Sequence[Segment]) -> list[Verdict]:
-        """A verdict per answer; failures of the verifier are verdicts too (status `timeout` or `error`)."""
+    async def score(self, call: str, sample_index: int, response: Segment) -> Verdict:
+        """The verdict on the answer of a call; failures of the verifier are verdicts too (`timeout`, `error`)."""
         ...
 
 
@@ -31,25 +35,20 @@ class Workflow(Protocol):
 
 
 async def single_turn(lease: Lease, context: Context) -> RolloutGroup:
-    """Each sibling is one answer to the prompt, scored once the group is complete."""
-    prompt_ids = np.array(lease.prompt.token_ids, np.int32)
+    """Each sibling is one answer to the prompt, scored as soon as it is there."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            answers = [
-                tasks.create_task(context.generate("answer", index, prompt_ids)) for index in range(lease.num_samples)
-            ]
+            siblings = [tasks.create_task(_sibling(lease, context, index)) for index in range(lease.num_samples)]
     except ExceptionGroup as failures:  # siblings fail together; the first says why
         raise failures.exceptions[0] from None
-    responses = [answer.result() for answer in answers]
-    verdicts = await context.score(responses)
-    return RolloutGroup(
-        lease.key,
-        lease.prompt,
-        tuple(
-            _rollout(lease.prompt.id, index, prompt_ids, response, verdict)
-            for index, (response, verdict) in enumerate(zip(responses, verdicts, strict=True))
-        ),
-    )
+    return RolloutGroup(lease.key, lease.prompt, tuple(sibling.result() for sibling in siblings))
+
+
+async def _sibling(lease: Lease, context: Context, index: int) -> Rollout:
+    prompt_ids = np.array(lease.prompt.token_ids, np.int32)
+    response = await context.generate("answer", index, prompt_ids)
+    verdict = await context.score("answer", index, response)
+    return _rollout(lease.prompt.id, index, prompt_ids, response, verdict)
 
 
 def _rollout(prompt_id: str, index: int, prompt_ids: IntArray, response: Segment, verdict: Verdict) -> Rollout:

@@ -1,0 +1,133 @@
+"""Ledger, journal and unfinished answers as one: a change of one is a change of all, in one piece between two awaits.
+
+Everything that happens to a group goes through here: checked by the ledger, kept in memory, posted to the journal.
+`sync` makes it durable. What is read back after a restart comes from here too.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+from rollout.curation import GroupCurator
+from rollout.events import Discarded, Event, PayloadRef, Progressed, Refused, replay
+from rollout.journal import Journal, read_payloads, read_pieces
+from rollout.ledger import Ledger
+from rollout.payloads import from_batch, pieces_from_batch, pieces_to_batch, to_batch
+from rollout.records import GroupKey, GroupProgress, Piece, Prompt, RolloutGroup
+from rollout.storage import Storage
+from rollout.unfinished import Unfinished
+
+
+class Bookkeeper:
+    """The one writer of a run's journal."""
+
+    def __init__(self, storage: Storage, data_fingerprint: str) -> None:
+        """Open the journal, replaying it when there is one.
+
+        Raises:
+            InUse: When another live process writes it.
+            ValueError: When it is of other data.
+        """
+        self._storage = storage
+        self._journal = Journal(storage, data_fingerprint)
+        self.ledger = Ledger(replay(storage))
+        self.unfinished = Unfinished()
+
+    def __str__(self) -> str:
+        return str(self._storage)
+
+    # -- what happens -----------------------------------------------------------------------------------------
+
+    def record(self, event: Event) -> None:
+        """Something happened; `IllegalTransition` when it cannot."""
+        self.ledger.apply(event)
+        self._journal.post(event)
+
+    def write(self, group: RolloutGroup, iteration: int, step: int) -> PayloadRef:
+        """Queue the answers of a finished group; the event that refers to them is the caller's to record."""
+        return self._journal.add(to_batch(group, iteration, step))
+
+    def progress(self, worker: str, progress: GroupProgress) -> int:
+        """Keep what a report of a lease that is out says of its answers. Returns how many tokens are new.
+
+        Raises:
+            ValueError: When tokens between what is known and what is reported are missing.
+        """
+        fresh = self.unfinished.extend(progress.key, progress.pieces)
+        if not fresh:
+            return 0
+        tokens = _tokens(fresh)
+        payload = self._journal.add_pieces(pieces_to_batch(GroupProgress(progress.key, progress.attempt, fresh)))
+        self.record(Progressed(progress.key, worker, progress.attempt, payload, tokens))
+        return tokens
+
+    def refuse(self, worker: str, progress: GroupProgress) -> None:
+        """Turn away a report of a lease that is not out; one without tokens leaves no trace."""
+        if progress.pieces:
+            self._refuse(worker, progress.attempt, progress.key, "progress", _tokens(progress.pieces))
+
+    def refuse_group(self, worker: str, attempt: int, group: RolloutGroup) -> None:
+        """Turn away a delivery of a lease that is not out."""
+        self._refuse(worker, attempt, group.key, "finish", sum(len(r.response) for r in group.rollouts))
+
+    def discard(self, key: GroupKey, samples: Sequence[int], reason: str) -> None:
+        """Let samples of a free group start again from nothing."""
+        if samples:
+            tokens = self.unfinished.discard(key, samples)
+            self.record(Discarded(key, tuple(samples), tokens, reason))
+
+    def _refuse(
+        self, worker: str, attempt: int, key: GroupKey, what: Literal["progress", "finish"], tokens: int
+    ) -> None:
+        self.record(Refused(key, worker, attempt, what, self.ledger.state(key), tokens))
+
+    # -- durability -------------------------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """Return once everything that happened so far is durable."""
+        await self._journal.sync()
+
+    async def compact(self) -> None:
+        """Turn what is written into its small, closed form; pieces that nothing needs any more go."""
+        entries = self.ledger.entries.values()
+        await self._journal.compact({ref for entry in entries for ref in entry.pieces})
+
+    async def close(self) -> None:
+        """Make everything durable and free the journal. Safe to call twice."""
+        await self._journal.close()
+
+    # -- reading back -----------------------------------------------------------------------------------------
+
+    async def groups(
+        self, keys: Collection[GroupKey], prompts: Mapping[str, Prompt], curator: GroupCurator | None
+    ) -> dict[GroupKey, RolloutGroup]:
+        """Finished groups, as their curator made them when they came in."""
+        await self.sync()
+        where = {ref: key for key in keys if (ref := self.ledger.entries[key].payload) is not None}
+
+        def load() -> dict[GroupKey, RolloutGroup]:
+            found = {}
+            for ref, batch in read_payloads(self._storage, where):
+                group = from_batch(batch, prompts[where[ref].prompt_id])
+                found[group.key] = (curator.on_group(group) if curator else None) or group
+            return found
+
+        return await asyncio.to_thread(load)
+
+    async def restore(self, keys: Collection[GroupKey]) -> None:
+        """Take the pieces of these groups back into memory."""
+        await self.sync()
+        entries = self.ledger.entries
+        where = {ref: (key, number) for key in keys for number, ref in enumerate(entries[key].pieces)}
+
+        def load() -> list[tuple[PayloadRef, tuple[Piece, ...]]]:
+            return [(ref, pieces_from_batch(batch)) for ref, batch in read_pieces(self._storage, where)]
+
+        for ref, pieces in await asyncio.to_thread(load):
+            key, number = where[ref]
+            void = entries[key].restarted
+            self.unfinished.extend(key, [p for p in pieces if number >= void.get(p.sample_index, 0)])
+
+
+def _tokens(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece.segment) for piece in pieces)
