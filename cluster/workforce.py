@@ -54,6 +54,9 @@ class Workforce:
     async def start(self, broadcaster: "Peer | None" = None) -> None:
         """Let them ask for leases. From now on replacements join `broadcaster`, where there is one."""
         self._broadcaster = broadcaster
+        if broadcaster:
+            for name, worker in self.workers.items():
+                await broadcaster.join(name, worker)
         await asyncio.gather(*(worker.start() for worker in self.workers.values()))
 
     async def watch(self) -> str:
