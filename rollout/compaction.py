@@ -16,7 +16,7 @@ from rollout.storage import Storage
 _ROW_GROUP_BYTES = 32 << 20  # what a reader has in memory at a time
 
 
-def compact_segments(storage: Storage, before: int) -> None:
+def compact_segments(storage: Storage, before: int, row_group_bytes: int = _ROW_GROUP_BYTES) -> None:
     """Turn the streams with a number smaller than `before` into Parquet, one at a time.
 
     In memory are one row group and one compressed segment.
@@ -29,7 +29,7 @@ def compact_segments(storage: Storage, before: int) -> None:
             data = storage.read(GROUPS.arrow(number))
             if not is_whole(data):
                 continue
-            storage.replace(GROUPS.parquet(number), _parquet(read_stream(data)))
+            storage.replace(GROUPS.parquet(number), _parquet(read_stream(data), row_group_bytes))
         storage.remove(GROUPS.arrow(number))
 
 
@@ -40,7 +40,7 @@ def remove_pieces(storage: Storage, before: int, kept: Collection[int]) -> None:
             storage.remove(PIECES.arrow(number))
 
 
-def _parquet(batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
+def _parquet(batches: Iterable[pa.RecordBatch], row_group_bytes: int) -> pa.Buffer:
     schema = parquet_schema(GROUPS)
     out = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -52,20 +52,20 @@ def _parquet(batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
         write_page_checksum=True,
         use_compliant_nested_type=False,  # else lists come back with other names inside
     ) as writer:
-        for table in _row_groups(batches, schema):
+        for table in _row_groups(batches, schema, row_group_bytes):
             writer.write_table(table, row_group_size=max(1, table.num_rows))
     return out.getvalue()
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables of whole record batches, each about as large as a row group should be."""
+def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int) -> Iterator[pa.Table]:
+    """Tables of whole record batches, each with at least `size` bytes but the last."""
     rows: list[pa.RecordBatch] = []
     num_bytes = 0
     for number, batch in enumerate(batches):
         numbered = pa.array([number] * len(batch), schema.field(BATCH_COLUMN).type)
         rows.append(pa.record_batch([numbered, *batch.columns], schema=schema))
         num_bytes += batch.nbytes
-        if num_bytes > _ROW_GROUP_BYTES:
+        if num_bytes > size:
             yield pa.Table.from_batches(rows, schema)
             rows, num_bytes = [], 0
     if rows:

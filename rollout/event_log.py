@@ -55,10 +55,7 @@ class EventLog:
         Raises:
             JournalFenced: When it has not.
         """
-        if self._storage.size(LOG_NAME) != self._end:
-            end = self._others(self._end)
-            self._log.sync()
-            self._end = end
+        self._settle(0)
 
     def append(self, events: Sequence[Event]) -> None:
         """Write events; they are durable when this returns.
@@ -69,15 +66,22 @@ class EventLog:
         records = encode_all(events, self.incarnation, self._end)
         self._log.write(records)
         self._log.sync()
-        self._end += len(records)
-        self.check()
+        self._settle(len(records))
 
     def close(self) -> None:
         """Let go of the file."""
         self._log.close()
 
-    def _others(self, end: int) -> int:
-        """What others wrote after `end`; where the log ends now."""
+    def _settle(self, own: int) -> None:
+        """Move the end behind the `own` bytes just written, and behind whatever a dead writer put between."""
+        end = self._end + own
+        if self._storage.size(LOG_NAME) != end:
+            end = self._look_behind(self._end)
+            self._log.sync()
+        self._end = end
+
+    def _look_behind(self, end: int) -> int:
+        """Where the log ends now, if nobody took it over after `end`."""
         try:
             for record in read_log(self._storage, end):
                 if isinstance(record.event, Opened) and record.incarnation >= self.incarnation:

@@ -59,10 +59,21 @@ def numbers(storage: Storage, kind: Kind, form: str) -> list[int]:
 def read_segment(
     storage: Storage, number: int, kind: Kind = GROUPS, wanted: Collection[int] | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(number, record batch) of a segment, streamed, up to a torn tail; only `wanted` ones if that is given."""
+    """(number, record batch) of a segment, streamed, up to a torn tail; only `wanted` ones if that is given.
+
+    Raises:
+        JournalDamaged: When it is missing, or compacted and cannot be read.
+    """
     compacted, data = _open(storage, number, kind)
     found = _read_parquet(data, kind, wanted) if compacted else enumerate(read_stream(data))
-    return ((batch_number, batch) for batch_number, batch in found if wanted is None or batch_number in wanted)
+    try:
+        for batch_number, batch in found:
+            if wanted is None or batch_number in wanted:
+                yield batch_number, batch
+    except (pa.ArrowInvalid, OSError) as error:
+        raise JournalDamaged(
+            f"{storage}/{kind.parquet(number)} was damaged after it was written, restore it from a copy: {error}"
+        ) from error
 
 
 def read_refs(
