@@ -70,7 +70,7 @@ def read_segment(
         for batch_number, batch in found:
             if wanted is None or batch_number in wanted:
                 yield batch_number, batch
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise JournalDamaged(
             f"{storage}/{kind.parquet(number)} was damaged after it was written, restore it from a copy: {error}"
         ) from error

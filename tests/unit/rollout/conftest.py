@@ -1,11 +1,14 @@
-"""Hand-made groups for the tests of the rollout package."""
+"""Hand-made groups, and a disk in memory that dies and fills up, for the tests of the rollout package."""
 
+import errno
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rollout.records import GroupKey, Prompt, Rollout, RolloutGroup, Segment
+from rollout.storage import Bytes
 from verifiers.records import Verdict
 
 
@@ -39,6 +42,126 @@ def make_group(
     return RolloutGroup(GroupKey(purpose, epoch, prompt_id), prompt, tuple(rollouts))
 
 
-@pytest.fixture(name="make_group")
+@pytest.fixture(name="make_group", scope="session")
 def make_group_fixture() -> Callable[..., RolloutGroup]:
     return make_group
+
+
+class Crash(OSError):
+    """The process that uses a `MemoryStorage` is dead."""
+
+
+class MemoryFile:
+    """Bytes, and how many of them are durable."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = bytearray(content)
+        self.synced = len(content)
+
+
+class MemoryStorage:
+    """A `rollout.storage.Storage` as one process sees it. It dies after `lives` operations, in the middle of a write if
+    that is where it is; and its disk is full after `room` bytes.
+    """
+
+    def __init__(self, files: dict[str, MemoryFile] | None = None, lives: int = 1 << 60, room: int = 1 << 60) -> None:
+        self.files = {} if files is None else files
+        self.lives = lives
+        self.room = room
+        self.operations = 0
+
+    def __str__(self) -> str:
+        return "memory"
+
+    def after_crash(self, kept: bool) -> "MemoryStorage":
+        """What another process finds; what was not synced is `kept` or lost."""
+        for file in self.files.values():
+            if not kept:
+                del file.content[file.synced :]
+        return MemoryStorage(self.files)
+
+    def lock(self, name: str) -> "MemoryAppender":
+        self.step()
+        return MemoryAppender(self, MemoryFile())
+
+    def append(self, name: str) -> "MemoryAppender":
+        return MemoryAppender(self, self.files[name]) if name in self.files else self.create(name)
+
+    def create(self, name: str) -> "MemoryAppender":
+        self.step()
+        if name in self.files:
+            raise FileExistsError(name)
+        self.files[name] = MemoryFile()
+        return MemoryAppender(self, self.files[name])
+
+    def read(self, name: str) -> pa.Buffer:
+        self.step()
+        return pa.py_buffer(bytes(self.find(name).content))
+
+    def size(self, name: str) -> int:
+        self.step()
+        return len(self.find(name).content)
+
+    def names(self, folder: str = "") -> list[str]:
+        self.step()
+        start = f"{folder}/" if folder else ""
+        below = (name.removeprefix(start) for name in self.files if name.startswith(start))
+        return sorted(name for name in below if "/" not in name)
+
+    def truncate(self, name: str, size: int) -> None:
+        self.replace(name, bytes(self.find(name).content[:size]))
+
+    def replace(self, name: str, data: Bytes) -> None:
+        self.step()
+        if self.room < len(bytes(data)):
+            raise OSError(errno.ENOSPC, "no space left on device", name)
+        self.files[name] = MemoryFile(bytes(data))
+
+    def remove(self, name: str) -> None:
+        self.step()
+        self.files.pop(name, None)
+
+    def folder(self, name: str) -> "MemoryStorage":
+        raise NotImplementedError
+
+    def find(self, name: str) -> MemoryFile:
+        if name not in self.files:
+            raise FileNotFoundError(name)
+        return self.files[name]
+
+    def step(self) -> None:
+        self.operations += 1
+        if self.operations > self.lives:
+            raise Crash(f"dead after {self.lives} operations")
+
+
+class MemoryAppender:
+    def __init__(self, storage: MemoryStorage, file: MemoryFile) -> None:
+        self._storage, self._file = storage, file
+        self.size = len(file.content)
+
+    def write(self, data: Bytes) -> None:
+        data = bytes(data)
+        try:
+            self._storage.step()
+        except Crash:
+            if self._storage.operations == self._storage.lives + 1:
+                self._file.content += data[: len(data) // 2]
+            raise
+        written = data[: max(0, self._storage.room)]
+        self._file.content += written
+        self._storage.room -= len(written)
+        self.size += len(written)
+        if len(written) < len(data):
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    def sync(self) -> None:
+        self._storage.step()
+        self._file.synced = len(self._file.content)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(name="memory_storage", scope="session")
+def memory_storage_fixture() -> type[MemoryStorage]:
+    return MemoryStorage
