@@ -11,13 +11,14 @@ from rollout.experts import ExpertReport, select_experts
 from rollout.journal import Journal
 from rollout.payloads import to_batch
 from rollout.records import RolloutGroup
+from rollout.storage import LocalDisk
 
 
-def write(directory: Path, *history: PhaseBegun | Trained | tuple[RolloutGroup, int]) -> None:
+def write(directory: Path, *history: PhaseBegun | Trained | tuple[RolloutGroup, int], compacted: bool = False) -> None:
     """A journal in which these groups finished at these steps."""
 
     async def run() -> None:
-        journal, iteration = Journal(directory), 0
+        journal, iteration = Journal(LocalDisk(directory), "data"), 0
         for item in history:
             if isinstance(item, PhaseBegun | Trained):
                 iteration = getattr(item, "iteration", iteration)
@@ -28,14 +29,16 @@ def write(directory: Path, *history: PhaseBegun | Trained | tuple[RolloutGroup, 
             journal.post(Leased(group.key, "w", 0))
             ref = journal.add(to_batch(group, iteration, step))
             fate = "buffered" if group.key.purpose == "train" else "evaluated"
-            journal.post(Finished(group.key, "w", ref, newest, newest, fate))
+            journal.post(Finished(group.key, "w", 0, ref, newest, newest, fate))
+        if compacted:
+            await journal.compact()
         await journal.close()
 
     asyncio.run(run())
 
 
 def select(directory: Path, tau_hard: float = 1.0, max_per_prompt: int = 16) -> tuple[ExpertReport, list[dict]]:
-    report = select_experts(directory, 0, tau_hard, max_per_prompt, 5, directory / "out.parquet")
+    report = select_experts(LocalDisk(directory), 0, tau_hard, max_per_prompt, 5, directory / "out.parquet")
     return report, pq.read_table(directory / "out.parquet").to_pylist()
 
 
@@ -131,20 +134,22 @@ def test_one_answer_per_problem_can_be_asked_for(tmp_path: Path, make_group):
     assert select(tmp_path, max_per_prompt=1)[0].per_step == {0: 1, 3: 1}
 
 
-def test_a_sample_generated_again_after_a_crash_counts_once_and_lost_ones_not_at_all(tmp_path: Path, make_group):
-    again = make_group("again", (1.0, 0.0), versions=(2,), tokens=[[11], [0]])
-    write(
-        tmp_path,
-        BEGIN,
-        (make_group("again", (1.0, 0.0), versions=(3,), tokens=[[10], [0]]), 3),
-        (make_group("lost", (1.0, 0.0), versions=(3,)), 3),
-        (make_group("kept", (1.0, 0.0), versions=(1,), tokens=[[12], [0]]), 1),
-        PhaseBegun("rl", 0, 2, 50, done_steps=2),
-        (again, 2),
-    )
-    report, rows = select(tmp_path)
-    assert report.candidates == 2
-    assert sorted((r["prompt_id"], r["response_ids"][0]) for r in rows) == [("again", 11), ("kept", 12)]
+def test_a_phase_taken_up_at_an_earlier_step_keeps_every_answer_it_had(tmp_path: Path, make_group):
+    early, late = make_group("early", (1.0, 0.0), versions=(1,)), make_group("late", (1.0, 0.0), versions=(3,))
+    new = make_group("new", (1.0, 0.0), versions=(4,))
+    trained = [Trained((early.key,), 1), Trained((late.key,), 2)]
+    write(tmp_path, BEGIN, (early, 0), (late, 1), *trained, PhaseBegun("rl", 0, 1, 50, done_steps=1), (new, 2))
+    assert select(tmp_path)[0].per_step == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_compacted_journal_gives_the_same_experts(tmp_path: Path, make_group):
+    history = [BEGIN, *((make_group(f"p{n}", (1.0, 0.0, 1.0), tokens=[[n, 1], [2, 2], [n, 3]]), n) for n in range(9))]
+    write(tmp_path / "plain", *history)
+    write(tmp_path / "compacted", *history, compacted=True)
+    assert [path.name for path in sorted((tmp_path / "compacted").glob("segment*"))] == ["segment-000001.parquet"]
+    plain, compacted = select(tmp_path / "plain", max_per_prompt=1), select(tmp_path / "compacted", max_per_prompt=1)
+    assert plain == compacted
+    assert plain[0].kept == 9
 
 
 def test_success_rates_read_a_tenth_of_a_percent_exactly(tmp_path: Path, make_group):
