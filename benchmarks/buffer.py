@@ -20,7 +20,9 @@ from report import Row, arguments, report
 
 from actors.buffer import RolloutBuffer
 from rollout.config import RolloutConfig
+from rollout.events import LOG_NAME
 from rollout.records import Lease, Prompt, Rollout, RolloutGroup, Segment
+from rollout.storage import LocalDisk
 from verifiers.records import Verdict
 
 TOKENS = 512
@@ -81,7 +83,11 @@ async def run(buffer: RolloutBuffer, steps: int) -> Measured:
         while not done:
             leases = await buffer.lease(name, WORKER_GROUPS, 0.05)
             groups = [answered(lease, pool[i % len(pool)], version) for i, lease in enumerate(leases)]
-            assert all(await asyncio.gather(*(buffer.finish(name, group) for group in groups)))
+            assert all(
+                await asyncio.gather(
+                    *(buffer.finish(name, lease.attempt, g) for lease, g in zip(leases, groups, strict=True))
+                )
+            )
 
     await buffer.begin_rl(iteration=0, steps=steps, version=0)
     workers = [asyncio.create_task(worker(f"w{i}")) for i in range(WORKERS)]
@@ -119,16 +125,20 @@ def raw_append_s(path: Path, total_bytes: int, appends: int) -> float:
 
 def measure(folder: Path, steps: int) -> list[Row]:
     """All rows of the table."""
-    journal = folder / "journal"
+    journal = LocalDisk(folder / "journal")
     rollouts = steps * rollouts_per_step()
 
     def open_buffer() -> RolloutBuffer:
         return RolloutBuffer(journal, PROMPTS, [], CONFIG, seed=0, lease_timeout_s=PATIENCE_S)
 
-    async def through() -> Measured:
+    async def through() -> tuple[Measured, int, float]:
         buffer = open_buffer()
         try:
-            return await run(buffer, steps)
+            measured = await run(buffer, steps)
+            payload_bytes = sum(journal.size(name) for name in journal.names() if name.startswith("segment-"))
+            began = time.perf_counter()
+            await buffer.end_phase()
+            return measured, payload_bytes, time.perf_counter() - began
         finally:
             await buffer.close()
 
@@ -139,9 +149,8 @@ def measure(folder: Path, steps: int) -> list[Row]:
         await buffer.close()
         return seconds
 
-    measured = asyncio.run(through())
-    payload_bytes = sum(path.stat().st_size for path in journal.glob("segment-*.arrow"))
-    log_bytes = (journal / "events.log").stat().st_size
+    measured, payload_bytes, end_s = asyncio.run(through())
+    log_bytes = journal.size(LOG_NAME)
     reopened = asyncio.run(reopen_s())
     written = payload_bytes + log_bytes
     per_group = rollouts / raw_append_s(folder / "raw-groups", written, rollouts // CONFIG.group_size)
@@ -156,6 +165,7 @@ def measure(folder: Path, steps: int) -> list[Row]:
         Row("buffer / raw appends per step", rate / per_step, "ratio"),
         Row("memory growth per 100k rollouts", measured.growth_bytes * 100_000 / 2**20, "MiB", better="lower"),
         Row("journal payload per rollout", payload_bytes / rollouts, "bytes", better="lower"),
+        Row("end of the phase: compaction of its payload", payload_bytes / end_s / 1e6, "MB/s"),
         Row("journal events per rollout", log_bytes / rollouts, "bytes", better="lower"),
         Row(f"reopen a journal of {rollouts:,} rollouts", reopened, "s", better="lower"),
     ]

@@ -47,7 +47,7 @@ def _parquet(batches: Iterable[pa.RecordBatch], row_group_bytes: int) -> pa.Buff
         out,
         schema,
         compression="zstd",
-        use_dictionary=[name for name in schema.names if name != "logprobs"],
+        use_dictionary=False,  # the files are no smaller with it
         write_statistics=[BATCH_COLUMN],
         write_page_checksum=True,
         use_compliant_nested_type=False,  # else lists come back with other names inside
