@@ -1,11 +1,14 @@
 """The weight broadcaster: brings a version to every engine and does not believe it arrived until shown.
 
-It owns the two shared files that versions travel in, and the attestation: after each load an engine's log-probs of
-a fixed probe must equal the learner's. Checksums alone do not do: a tied output head can keep its old packed copy
-while all checksums agree. Weights never pass through this process; it hands out paths.
+It owns the shared files that versions travel in on one host, and the attestation. Each engine compares the checksums of
+what it reads with those of what the learner wrote, before it takes anything; after the load its log-probs of a fixed
+probe must equal the learner's. Checksums alone do not do: a tied output head can keep its old packed copy while all of
+them agree. Weights never pass through this process; it hands out paths.
 """
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +18,7 @@ import numpy as np
 
 from actors.protocols import Worker
 from actors.waiting import DeadlineExceeded, PeerLost, within
-from rollout.engine import EngineDead
+from rollout.engine import EngineDead, WeightsDisagree, WeightsMissing
 from rollout.memory_file import MemoryFile
 from rollout.records import FloatArray, IntArray
 from rollout.weights import WeightLayout, WeightSlot
@@ -23,9 +26,7 @@ from rollout.weights import WeightLayout, WeightSlot
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-
-class WeightsDisagree(RuntimeError):
-    """An engine answered with other weights than the learner published."""
+_FAILURES = (PeerLost, EngineDead, DeadlineExceeded, WeightsDisagree, WeightsMissing)
 
 
 class WeightBroadcaster:
@@ -42,7 +43,8 @@ class WeightBroadcaster:
         self._probe = list(probe)
         self._tolerance = tolerance
         self._call_timeout_s = call_timeout_s
-        self._files: list[MemoryFile] = []
+        self._files: dict[int, MemoryFile] = {}
+        self._sides: dict[int, int] = {}  # by version: those on their way, the current one, and what it replaces
         self._current: WeightSlot | None = None
         self._expected: list[FloatArray] = []
         self._busy = asyncio.Lock()
@@ -52,7 +54,9 @@ class WeightBroadcaster:
         return self._probe
 
     async def claim(self, layout: WeightLayout, version: int) -> WeightSlot:
-        """A slot to stage `version` in; the slot of the current version stays readable.
+        """A slot to stage `version` in; returns at once, also while another version is being published.
+
+        Whatever an engine may still read stays as it is: the version in use and those on their way.
 
         Raises:
             ValueError: When the version is not newer than the last one published.
@@ -62,33 +66,43 @@ class WeightBroadcaster:
                 f"version numbers only grow: {self._current.version} is published, {version} was asked for; "
                 "number re-initialised weights upwards too"
             )
-        if not self._files:
-            self._files = [MemoryFile(f"rloop-weights-{side}", layout.nbytes) for side in "ab"]
-        taken = self._current.path if self._current else ""
-        return WeightSlot(next(f.path for f in self._files if f.path != taken), layout, version)
+        taken = self._sides.values()
+        side = self._sides.setdefault(version, next(side for side in itertools.count() if side not in taken))
+        if layout.sources:  # the ranks keep their rows, and serve them
+            return WeightSlot("", layout, version, side)
+        if side not in self._files:
+            self._files[side] = MemoryFile(f"rloop-weights-{side}", layout.nbytes)
+        return WeightSlot(self._files[side].path, layout, version, side)
 
     async def publish(self, slot: WeightSlot, expected: Sequence[FloatArray]) -> dict[str, float]:
         """Load the slot into every engine and attest it there.
 
-        An engine that computes otherwise gets the version once more; when it still does, its worker is retired, and
-        whoever watches over workers replaces it. So is a worker that is lost meanwhile.
+        An engine that read or computes otherwise takes no leases from then on and gets the version once more; when it
+        still disagrees, its worker is retired, and whoever watches over workers replaces it. So is a worker that is
+        lost meanwhile. Reads only the slot: the learner may train on.
 
         Args:
             slot: A staged version.
             expected: [L-1] per probe sequence: the learner's log-probs under these weights.
 
         Returns:
-            `sync_s`, the seconds until all engines ran on the version; `probe_max_diff` over all engines; `engines`,
-            how many there are; and `probe_moved`, how far the learner's own probe moved since the last version: below
-            the tolerance, attestation cannot tell the two versions apart.
+            `sync_s`, the seconds until all engines ran on the version; `attest_s`, how long the probe took after that;
+            `probe_max_diff` over all engines; `engines`, how many there are; and `probe_moved`, how far the learner's
+            own probe moved since the last version: below the tolerance, the probe cannot tell the two versions apart
+            (checksums still do).
+
+        Raises:
+            WeightsMissing: No engine could fetch the version, so the fault is at its source.
         """
         async with self._busy:
             began = time.monotonic()
             moved = _max_diff(expected, self._expected) if self._expected else 0.0
             self._current, self._expected = slot, list(expected)
-            await self._from_each(lambda name, worker: self._load(name, worker, slot))
+            resent: set[str] = set()
+            await self._from_each(lambda name, worker: self._load(name, worker, slot, resent))
+            self._sides = {version: side for version, side in self._sides.items() if version >= slot.version}
             seconds = time.monotonic() - began
-            diffs = await self._from_each(lambda name, worker: self._attest_or_resend(name, worker, slot))
+            diffs = await self._from_each(lambda name, worker: self._attest(name, worker, slot, resent))
             return {
                 "sync_s": seconds,
                 "attest_s": time.monotonic() - began - seconds,
@@ -104,8 +118,9 @@ class WeightBroadcaster:
         """
         async with self._busy:
             if self._current:
-                await self._load(name, worker, self._current)
-                await self._attest(name, worker, self._current.version)
+                resent: set[str] = set()
+                await self._load(name, worker, self._current, resent)
+                await self._attest(name, worker, self._current, resent)
             self._workers[name] = worker
 
     async def leave(self, name: str) -> None:
@@ -114,40 +129,66 @@ class WeightBroadcaster:
 
     async def close(self) -> None:
         """Free the shared memory. Safe to call twice."""
-        for file in self._files:
+        for file in self._files.values():
             file.close()
 
     async def _from_each(self, ask: Callable[[str, Worker], Awaitable[T]]) -> list[T]:
-        """Ask all workers at once; one that is lost is forgotten, whoever watches over workers replaces it."""
+        """Ask all workers at once; whoever fails is forgotten and retired, and whoever watches over workers acts."""
         names = list(self._workers)
         answers = await asyncio.gather(*(ask(name, self._workers[name]) for name in names), return_exceptions=True)
         given: list[T] = []
         for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, PeerLost | EngineDead | DeadlineExceeded | WeightsDisagree):
+            if isinstance(answer, _FAILURES):
                 logger.warning("%s is left out: %s", name, answer)
-                worker = self._workers.pop(name, None)
-                if worker and isinstance(answer, WeightsDisagree):
-                    await within(self._call_timeout_s, worker.retire(str(answer)), f"retirement waits for {name}")
+                await self._retire(name, str(answer))
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 given.append(answer)
+        if names and all(isinstance(answer, WeightsMissing) for answer in answers):
+            raise answers[0]  # type: ignore[misc]
         return given
 
-    async def _load(self, name: str, worker: Worker, slot: WeightSlot) -> None:
+    async def _retire(self, name: str, reason: str) -> None:
+        worker = self._workers.pop(name, None)
+        if worker:
+            with contextlib.suppress(PeerLost, DeadlineExceeded):  # then it delivers nothing either
+                await within(self._call_timeout_s, worker.retire(reason), f"retirement waits for {name}")
+
+    async def _load(self, name: str, worker: Worker, slot: WeightSlot, resent: set[str]) -> None:
+        try:
+            await self._load_once(name, worker, slot)
+        except (WeightsDisagree, WeightsMissing) as error:
+            await self._resend(name, worker, slot, resent, error)
+
+    async def _attest(self, name: str, worker: Worker, slot: WeightSlot, resent: set[str]) -> float:
+        """How far the worker's probe is from the learner's: at most the tolerance."""
+        try:
+            diff = await self._probe_once(name, worker, slot.version)
+        except WeightsDisagree as error:
+            await self._resend(name, worker, slot, resent, error)
+            diff = await self._probe_once(name, worker, slot.version)
+        if name in resent:
+            await within(self._call_timeout_s, worker.quarantine(""), f"the end of quarantine waits for {name}")
+        return diff
+
+    async def _resend(
+        self, name: str, worker: Worker, slot: WeightSlot, resent: set[str], error: WeightsDisagree | WeightsMissing
+    ) -> None:
+        """Bring a version once more to a worker, which takes no leases until it is attested; twice, raise `error`."""
+        if name in resent:
+            raise error
+        resent.add(name)
+        logger.warning("version %d is sent to %s once more: %s", slot.version, name, error)
+        await within(self._call_timeout_s, worker.quarantine(str(error)), f"quarantine waits for {name}")
+        await self._load_once(name, worker, slot)
+
+    async def _load_once(self, name: str, worker: Worker, slot: WeightSlot) -> None:
         what = f"version {slot.version} waits for {name}"
         if (label := await within(self._call_timeout_s, worker.load_weights(slot), what)) != slot.version:
             raise WeightsDisagree(f"{name} labels tokens with version {label} after loading {slot.version}")
 
-    async def _attest_or_resend(self, name: str, worker: Worker, slot: WeightSlot) -> float:
-        try:
-            return await self._attest(name, worker, slot.version)
-        except WeightsDisagree as first:
-            logger.warning("version %d is sent to %s once more: %s", slot.version, name, first)
-            await self._load(name, worker, slot)
-            return await self._attest(name, worker, slot.version)
-
-    async def _attest(self, name: str, worker: Worker, version: int) -> float:
+    async def _probe_once(self, name: str, worker: Worker, version: int) -> float:
         what = f"attestation of {version} waits for {name}"
         diff = _max_diff(await within(self._call_timeout_s, worker.probe(self._probe), what), self._expected)
         if not diff <= self._tolerance:

@@ -6,6 +6,7 @@ Each call goes to every rank at once, because every rank takes part in the same 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from actors.protocols import Batch, Objective
@@ -40,12 +41,13 @@ class LearnerGroup:
         return await self._all("step", batch, objective)
 
     async def layout(self) -> WeightLayout:
-        """Where each tensor lies in a weight slot."""
-        return await self._all("layout")
+        """Where each tensor lies in a weight slot, and where the ranks serve their rows, if they do."""
+        layouts: list[WeightLayout] = await self._each("layout")
+        return replace(layouts[0], sources=tuple(source for layout in layouts for source in layout.sources))
 
     async def stage(self, slot: WeightSlot) -> None:
-        """Every rank writes its own rows into the slot."""
-        await self._all("stage", slot.path, slot.layout)
+        """Every rank writes its own rows into the slot, or keeps a copy of them to serve."""
+        await self._all("stage", slot)
 
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """[L-1] log-probs of the given sequences under the learner's weights."""
@@ -64,8 +66,10 @@ class LearnerGroup:
         await self._all("export", directory)
 
     async def _all(self, method: str, *args: Any) -> Any:
-        results = await first_failure_wins([_bind(rank, method, args) for rank in self._ranks])
-        return results[0]
+        return (await self._each(method, *args))[0]
+
+    async def _each(self, method: str, *args: Any) -> list[Any]:
+        return await first_failure_wins([_bind(rank, method, args) for rank in self._ranks])
 
 
 def _bind(rank: Rank, method: str, args: tuple[Any, ...]) -> Callable[[], Awaitable[Any]]:

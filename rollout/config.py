@@ -57,6 +57,11 @@ class EngineConfig(BaseModel):
     )
     max_num_seqs: int = Field(256, ge=1, description="Sequences decoded together at most.")
     eager: bool = Field(True, description="Skip compilation: starts a minute sooner, up to 1.3 × slower.")
+    packed_weights: bool = Field(
+        True,
+        description="On CPU: keep matrices packed for oneDNN. Unpacked ones take new weights two to three times "
+        "faster, and decode up to a quarter slower.",
+    )
     tensor_parallel: int = Field(1, ge=1, description="GPUs per engine.")
 
 

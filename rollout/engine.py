@@ -11,6 +11,14 @@ class EngineDead(RuntimeError):
     """The engine cannot go on (its process died, or an update failed half way): build a new one."""
 
 
+class WeightsDisagree(RuntimeError):
+    """An engine was given, or answered with, other weights than the learner published."""
+
+
+class WeightsMissing(RuntimeError):
+    """A version did not reach an engine whole: its source did not answer, or broke off."""
+
+
 class Engine(Protocol):
     """Generates tokens and takes weights. Every method may raise `EngineDead`."""
 
@@ -28,8 +36,9 @@ class Engine(Protocol):
     async def load_weights(self, slot: WeightSlot) -> None:
         """Pause in keep mode, load the slot's tensors, label new tokens with its version, resume.
 
-        Returns when every later token comes from the new weights. Raises `ValueError` before touching the
-        engine when names, shapes or dtypes differ from what the engine holds.
+        Returns when every later token comes from the new weights. Before touching the engine it raises `ValueError`
+        when names, shapes or dtypes differ from what the engine holds, `WeightsDisagree` when the bytes are not those
+        that the learner wrote, `WeightsMissing` when they did not come.
         """
         ...
 

@@ -4,7 +4,12 @@ The kernel frees a memfd when its last user is gone, so a SIGKILL leaks nothing,
 does not limit it. Others open it through /proc, which works within one host and one user.
 """
 
+import functools
+import mmap
 import os
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class MemoryFile:
@@ -25,3 +30,25 @@ class MemoryFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def mapped(path: str, nbytes: int) -> NDArray[np.uint8]:
+    """A file's bytes to read and write, mapped once per file: to map one anew costs more than to copy it.
+
+    Raises `ValueError` when the file is smaller.
+    """
+    found = os.stat(path)
+    if found.st_size < nbytes:
+        raise ValueError(f"the weight file {path} must hold {nbytes} bytes, got {found.st_size}; make it larger first")
+    return _mapped(path, found.st_ino, nbytes)
+
+
+def forget_mappings() -> None:
+    """Let go of mapped files that nobody uses."""
+    _mapped.cache_clear()
+
+
+@functools.lru_cache(maxsize=4)  # versions alternate between two files, a third comes when one is late
+def _mapped(path: str, inode: int, nbytes: int) -> NDArray[np.uint8]:
+    with open(path, "r+b") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)

@@ -1,7 +1,7 @@
-"""vLLM as a `rollout.engine.Engine`. The only file that imports vllm; no object or exception of vLLM leaves it.
+"""vLLM as a `rollout.engine.Engine`. No object or exception of vLLM leaves it.
 
-Two halves live in two processes: `VllmEngine` in the owner (a rollout worker), and `SharedMemoryTransfer` in the
-engine process that the owner spawns, where it copies weights out of a shared file laid out as `rollout.weights` says.
+This half lives in the owner (a rollout worker); `rollout.vllm_worker` is the other, in the engine process that the
+owner spawns, where weights are copied out of a file laid out as `rollout.weights` says. No other file imports vllm.
 It never decides what to generate, and who fills the file is not its business.
 
 Set `rollout.engine_env.ENGINE_ENV` in the process before importing this.
@@ -10,40 +10,33 @@ Set `rollout.engine_env.ENGINE_ENV` in the process before importing this.
 import asyncio
 import bisect
 import contextlib
-import functools
 import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
-import torch
-from vllm.distributed.weight_transfer import WeightTransferEngineFactory
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-    WeightTransferUpdateRequest,
-)
+from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError, VLLMError
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from rollout import shared_memory
+from rollout import shared_memory, vllm_worker
 from rollout.config import EngineConfig
 from rollout.engine import EngineDead
 from rollout.leash import Leash
+from rollout.memory_file import mapped
 from rollout.records import FloatArray, GenerationRequest, IntArray, Segment
-from rollout.weight_check import check_slot, checkpoint_tensors
-from rollout.weights import TensorSpec, WeightSlot
+from rollout.weight_check import check_file, check_tensors, checkpoint_tensors
+from rollout.weight_landing import WeightLanding
+from rollout.weight_sums import compare, promised
+from rollout.weights import WeightSlot
 
 STREAM_INTERVAL = 32
 """Tokens per piece of a streamed answer; the first token comes alone, at once."""
@@ -73,6 +66,7 @@ class VllmEngine:
         self._expected = checkpoint_tensors(Path(model_dir), config.dtype)
         self._context_length = context_length
         self._recompute_kv = config.kv_on_update == "recompute"
+        self._landing = WeightLanding()
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
         self._loads = 0
@@ -182,10 +176,12 @@ class VllmEngine:
 
         Raises:
             ValueError: The slot does not hold what this engine holds; nothing was touched.
+            WeightsMissing: The bytes did not come to this host; nothing was touched.
+            WeightsDisagree: The bytes that the engine reads are not those that were written; nothing was touched.
             EngineDead: The load failed half way or took longer than `LOAD_TIMEOUT_S`. The engine process is killed, so
                 that no token ever comes from half-loaded weights.
         """
-        check_slot(slot, self._expected)
+        check_tensors(slot, self._expected)
         # A caller that is cancelled while it waits must not leave the engine between two versions.
         await asyncio.shield(self._load(slot))
 
@@ -200,11 +196,15 @@ class VllmEngine:
           use, until the next load clears it too.
         """
         async with self._loading:
+            slot = await self._landing.land(slot)
+            check_file(slot)
             label = f"{slot.version}/{self._loads + 1}"
-            update = WeightTransferUpdateRequest(
-                {"path": slot.path, "nbytes": slot.layout.nbytes, "tensors": [asdict(t) for t in slot.layout.tensors]}
-            )
+            file = {"path": slot.path, "nbytes": slot.layout.nbytes, "tensors": list(map(asdict, slot.layout.tensors))}
+            update = WeightTransferUpdateRequest(file)
             with self._builtin_errors():
+                written = promised(mapped(slot.path, slot.layout.nbytes), slot.layout, slot.version)
+                for read in await self._llm.collective_rpc("sums_of_weights", kwargs=file):
+                    compare(np.array(read, np.uint64), written, slot.layout, slot.version)
                 try:
                     async with asyncio.timeout(LOAD_TIMEOUT_S):
                         # `pause_generation` less the 20 ms that it sleeps afterwards, "not required for correctness".
@@ -263,6 +263,7 @@ class VllmEngine:
             self._llm.output_handler.cancel()  # or it would report the shutdown as a death
         await asyncio.to_thread(self._llm.shutdown, CLOSE_TIMEOUT_S)
         self._llm.engine_core.resources.ctx.destroy(linger=0)  # the sockets' I/O threads, which shutdown forgets
+        self._landing.close()
         del self._llm  # its destructor shuts down again, which fails once the interpreter is on its way out
         _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=CLOSE_TIMEOUT_S)
         _kill(alive)
@@ -315,8 +316,12 @@ def _engine_args(model_dir: str, config: EngineConfig, context_length: int, seed
         use_tqdm_on_load=False,
         # vLLM notices a dead owner only once the engine is up: one killed before would leave a process for minutes.
         additional_config=Leash(),
-        weight_transfer_config={"backend": SharedMemoryTransfer.BACKEND},
-        worker_extension_cls=f"{__name__}.{WorkerExtension.__name__}",
+        weight_transfer_config={"backend": vllm_worker.FileTransfer.BACKEND},
+        worker_extension_cls=(
+            "rollout.vllm_plain.PlainWorkerExtension"
+            if on_cpu and not config.packed_weights
+            else "rollout.vllm_worker.WorkerExtension"
+        ),
     )
 
 
@@ -331,70 +336,3 @@ def _versions(starts: Sequence[tuple[str, int]], begin: int, end: int) -> list[i
     numbers = [0 if label == _INITIAL_LABEL else int(label.split("/")[0]) for label, _ in starts]
     firsts = [first for _, first in starts]
     return [numbers[bisect.bisect_right(firsts, token) - 1] for token in range(begin, end)]
-
-
-# -- in the engine process ------------------------------------------------------------------------------------
-
-
-@dataclass
-class NoInit(WeightTransferInitInfo):
-    """There is nothing to agree on beforehand: each update names its file."""
-
-
-@dataclass
-class FileUpdate(WeightTransferUpdateInfo):
-    """One version of all weights in a shared file."""
-
-    path: str
-    nbytes: int
-    tensors: list[dict[str, Any]]
-    """Fields of `rollout.weights.TensorSpec`."""
-
-
-class SharedMemoryTransfer(WeightTransferEngine[NoInit, FileUpdate]):
-    """vLLM's worker side of a weight update: maps the file and lets the model load views of it."""
-
-    BACKEND = "rloop-shared-memory"
-    init_info_cls = NoInit
-    update_info_cls = FileUpdate
-
-    def init_transfer_engine(self, init_info: NoInit) -> None:
-        """Nothing to do."""
-
-    def start_weight_update(self) -> None:
-        """Bring the model back to the shape that checkpoints have."""
-        initialize_layerwise_reload(self.model)
-
-    def receive_weights(self, update_info: FileUpdate) -> None:
-        """Load views of the file; the model fuses and packs them as it does at start-up."""
-        file = _mapped(update_info.path, os.stat(update_info.path).st_ino, update_info.nbytes)
-        specs = [TensorSpec(**fields) for fields in update_info.tensors]
-        self.model.load_weights((spec.name, _view(file, spec)) for spec in specs)
-
-    def finish_weight_update(self) -> None:
-        """Finish the layers."""
-        finalize_layerwise_reload(self.model, self.model_config)
-        head = getattr(self.model, "lm_head", None)
-        if head is not None and hasattr(head, "cpu_linear"):
-            # On CPU the head computes with a packed copy, which the reload of a tied embedding does not renew.
-            head.quant_method.process_weights_after_loading(head)
-
-    def shutdown(self) -> None:
-        """Let go of the files."""
-        _mapped.cache_clear()
-
-
-@functools.lru_cache(maxsize=2)  # versions alternate between two files, and to map one anew costs more than its copy
-def _mapped(path: str, inode: int, nbytes: int) -> torch.Tensor:
-    return torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8)
-
-
-def _view(file: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    return file[spec.offset : spec.offset + spec.nbytes].view(getattr(torch, spec.dtype)).view(tuple(spec.shape))
-
-
-class WorkerExtension:
-    """Named to vLLM so that its worker imports this module, which registers the transfer below."""
-
-
-WeightTransferEngineFactory.register_engine(SharedMemoryTransfer.BACKEND, SharedMemoryTransfer)

@@ -1,6 +1,6 @@
 """Refuses staged weights that are not exactly what an engine holds, before the engine is touched.
 
-Only names, dtypes, shapes and the file's size: whether the *values* arrived is for attestation to show.
+Only names, dtypes, shapes and the file's size: whether the *values* arrived, checksums and attestation show.
 """
 
 import json
@@ -48,7 +48,7 @@ def _has_tied_head(model_dir: Path) -> bool:
     return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))
 
 
-def check_slot(slot: WeightSlot, expected: Tensors) -> None:
+def check_tensors(slot: WeightSlot, expected: Tensors) -> None:
     """Raise `ValueError`, naming tensor, got and expected, unless the slot holds exactly `expected`."""
     got = {spec.name: (spec.dtype, spec.shape) for spec in slot.layout.tensors}
     for name in sorted(expected.keys() | got.keys()):
@@ -58,6 +58,10 @@ def check_slot(slot: WeightSlot, expected: Tensors) -> None:
                 f"{_describe(got.get(name))}, expected {_describe(expected.get(name))}; "
                 "stage exactly what the checkpoint of model_dir holds, in the dtype of rollout.engine.dtype"
             )
+
+
+def check_file(slot: WeightSlot) -> None:
+    """Raise `ValueError` unless the slot's file is there and as large as its layout says."""
     if not os.path.exists(slot.path) or os.stat(slot.path).st_size < slot.layout.nbytes:
         raise ValueError(
             f"the file of version {slot.version} must exist and hold {slot.layout.nbytes} bytes, got {slot.path}; "

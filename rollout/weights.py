@@ -1,12 +1,13 @@
-"""How weights lie in a shared file between learner and engines: names, dtypes, shapes, offsets. No copying here.
+"""How weights lie in a file between learner and engines: names, dtypes, shapes, offsets. No copying here.
 
-The learner's ranks write their own rows into the file, the engine's worker reads views of it. Two slots
-alternate, so that version v+1 is staged while engines may still read v.
+The learner's ranks write their own rows into the file, the engine's worker reads views of it. Behind the tensors each
+rank has a line of checksums (see `rollout.weight_sums`). Sides alternate, so that version v+1 is staged while engines
+may still read v.
 """
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ALIGNMENT = 64  # bytes; a cache line, and more than any dtype asks for
@@ -31,16 +32,40 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RowSource:
+    """Where one learner rank serves the rows that it holds."""
+
+    host: str
+    port: int
+    token: str = field(repr=False)
+    """Who does not know it gets nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class WeightLayout:
     """Where each tensor lies. The same for every version of a run."""
 
     tensors: tuple[TensorSpec, ...]
     nbytes: int
-    """Size of the file."""
+    """Size of the file, checksums included."""
+    ranks: int = 1
+    """How many write it: each has a line in the table of checksums."""
+    sources: tuple[RowSource, ...] = ()
+    """Where the ranks serve their rows; empty when all of them write one shared file."""
+
+    @property
+    def table_offset(self) -> int:
+        """Where the table of checksums begins, in bytes; it ends with the file."""
+        return self.nbytes - self.ranks * self.line_bytes
+
+    @property
+    def line_bytes(self) -> int:
+        """Size of one rank's line in the table: 8 bytes per tensor and 8 for the version."""
+        return 8 * (1 + len(self.tensors))
 
     @classmethod
-    def of(cls, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> "WeightLayout":
-        """Lay (name, dtype, shape) triples end to end, each aligned."""
+    def of(cls, tensors: Iterable[tuple[str, str, tuple[int, ...]]], ranks: int = 1) -> "WeightLayout":
+        """Lay (name, dtype, shape) triples end to end, each aligned, and the table behind them."""
         specs, offset = [], 0
         for name, dtype, shape in tensors:
             if dtype not in ITEM_SIZES:
@@ -48,7 +73,7 @@ class WeightLayout:
             spec = TensorSpec(name, dtype, tuple(shape), offset)
             specs.append(spec)
             offset += -(-spec.nbytes // _ALIGNMENT) * _ALIGNMENT
-        return cls(tuple(specs), offset)
+        return cls(tuple(specs), offset + ranks * 8 * (1 + len(specs)), ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +81,8 @@ class WeightSlot:
     """One version of the weights, staged and complete in a file."""
 
     path: str
-    """A file in shared memory."""
+    """A file in memory on this host; empty as long as each rank has its rows to itself (see `WeightLayout.sources`)."""
     layout: WeightLayout
     version: int
+    side: int = 0
+    """Which of the alternating files, here and wherever the version is copied to."""

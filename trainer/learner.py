@@ -6,6 +6,7 @@ the process group's deadline. A failure leaves the rank unusable: the group is r
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +16,15 @@ import torch.distributed as dist
 from transformers import AutoConfig
 
 from rollout.records import FloatArray, IntArray, TrainingBatch
-from rollout.weights import WeightLayout
+from rollout.weights import WeightLayout, WeightSlot
 from trainer import checkpoints, publish
 from trainer.batching import bucket, pad_rows, split_by_groups
 from trainer.config import OptimConfig, TrainerConfig
 from trainer.fsdp import ShardedPolicy
 from trainer.optim import ShardedAdamW
 from trainer.policy import load_policy
-from trainer.rendezvous import join_ranks, leave_ranks, rank_device
+from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
+from trainer.row_shelf import RowShelf
 from trainer.updates import Objective, Trainer
 
 ObjectiveName = Literal["rl", "sft"]
@@ -41,6 +43,7 @@ class LearnerRank:
         temperature: float = 1.0,
         seed: int = 0,
         publish_dtype: str = "float32",
+        weight_transport: str = "shared_memory",
     ) -> None:
         self._rank = rank
         self._world_size = world_size
@@ -50,6 +53,8 @@ class LearnerRank:
         self._temperature = temperature
         self._seed = seed
         self._publish_dtype = publish_dtype
+        self._weight_transport = weight_transport
+        self._shelf: RowShelf | None = None
         self._device = rank_device(rank)
         self._policy: ShardedPolicy | None = None
         self._optimizer: ShardedAdamW | None = None
@@ -60,6 +65,8 @@ class LearnerRank:
         policy = load_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device)
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
         self._policy = ShardedPolicy(policy, mesh, getattr(torch, self._config.compute_dtype))
+        if self._weight_transport == "tcp":
+            self._shelf = RowShelf(own_address(master_address, port))
 
     @property
     def policy(self) -> ShardedPolicy:
@@ -110,12 +117,19 @@ class LearnerRank:
         return metrics | {"train_s": seconds}
 
     def layout(self) -> WeightLayout:
-        """Where each full tensor lies in a weight file, in the publish dtype."""
-        return publish.layout_of(self.policy.parameters, self._publish_dtype)
+        """Where each full tensor lies in a weight file, in the publish dtype, and where this rank serves its rows."""
+        layout = publish.layout_of(self.policy.parameters, self._publish_dtype, self._world_size)
+        return replace(layout, sources=(self._shelf.source,)) if self._shelf else layout
 
-    def stage(self, path: str, layout: WeightLayout) -> None:
-        """Write this rank's rows into the shared file; returns when all ranks have."""
-        publish.write_shards(self.policy.parameters, path, layout, self._rank, self._world_size)
+    def stage(self, slot: WeightSlot) -> None:
+        """Write this rank's rows into the slot's file, or put a copy on the shelf; returns when all ranks have.
+
+        From then on the slot has all there is to know of the version: training may go on while engines load it.
+        """
+        if self._shelf:
+            self._shelf.put(self.policy.parameters, slot, self._rank, self._world_size)
+        else:
+            publish.write_shards(self.policy.parameters, slot, self._rank, self._world_size)
         dist.barrier()
 
     def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
@@ -145,6 +159,8 @@ class LearnerRank:
     def close(self) -> None:
         """Leave the process group. Safe to call twice."""
         self._policy = self._optimizer = None
+        if self._shelf:
+            self._shelf.close()
         leave_ranks()
 
     def _fresh_optimizer(self, optim: OptimConfig, total_steps: int) -> ShardedAdamW:

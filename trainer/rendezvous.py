@@ -17,6 +17,13 @@ def free_port(address: str = "127.0.0.1") -> int:
         return probe.getsockname()[1]
 
 
+def own_address(peer: str, port: int) -> str:
+    """The address of this host on the way to a peer; nothing is sent."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, port))
+        return str(probe.getsockname()[0])
+
+
 def rank_device(rank: int) -> torch.device:
     """Where a rank computes: its own visible GPU, or the CPU."""
     if torch.cuda.is_available():

@@ -5,7 +5,6 @@ Each engine has its own learner side, so that what one test loads into one engin
 
 import asyncio
 import contextlib
-import mmap
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,7 +18,8 @@ import pytest
 from rollout import shared_memory
 from rollout.config import EngineConfig
 from rollout.engine_env import ENGINE_ENV
-from rollout.memory_file import MemoryFile
+from rollout.memory_file import MemoryFile, mapped
+from rollout.weight_sums import checksum, promise
 from rollout.weights import WeightLayout, WeightSlot
 
 CONTEXT_LENGTH = 256
@@ -77,16 +77,20 @@ class Reference:
         self._files = [MemoryFile(f"rloop-test-{side}", self.layout.nbytes) for side in "ab"]
         self.version = 0
 
-    def stage_new_weights(self) -> WeightSlot:
-        """Perturb the model and write it into the file whose turn it is."""
+    def stage_new_weights(self, version: int | None = None) -> WeightSlot:
+        """Perturb the model and write it into the file whose turn it is, as the next version or as the one named."""
         self.version += 1
+        version = self.version if version is None else version
         perturb(self.model, seed=100 + self.version)
         path = self._files[self.version % 2].path
         parameters = dict(self.model.named_parameters())
-        with open(path, "r+b") as file, mmap.mmap(file.fileno(), self.layout.nbytes) as memory:
-            for spec in self.layout.tensors:
-                memory[spec.offset : spec.offset + spec.nbytes] = parameters[spec.name].detach().numpy().tobytes()
-        return WeightSlot(path, self.layout, self.version)
+        file, sums = mapped(path, self.layout.nbytes), []
+        for spec in self.layout.tensors:
+            data = parameters[spec.name].detach().numpy().reshape(-1).view(np.uint8)
+            file[spec.offset : spec.offset + spec.nbytes] = data
+            sums.append(checksum(data))
+        promise(file, self.layout, 0, version, sums)
+        return WeightSlot(path, self.layout, version)
 
     def logprobs(self, token_ids: Any, temperature: float = 1.0) -> np.ndarray:
         """[L-1, vocab] log-softmax of logits / temperature."""

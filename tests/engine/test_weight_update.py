@@ -170,7 +170,7 @@ def test_a_new_request_never_reads_what_a_request_in_flight_stored_under_its_old
         assert set(segment.versions) == {reference.version}
         assert_greedy(reference, shared, segment)
     # The same version number again, with other weights: the salt names the load, not the number.
-    slot = dataclasses.replace(reference.stage_new_weights(), version=engine.version)
+    slot = reference.stage_new_weights(engine.version)
     run(engine.load_weights(slot))
     again = run(answer(engine, greedy(shared, 24)))
     assert set(again.versions) == {slot.version}

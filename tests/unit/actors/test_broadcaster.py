@@ -3,9 +3,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from actors.broadcaster import WeightBroadcaster, WeightsDisagree
+from actors.broadcaster import WeightBroadcaster
 from actors.waiting import PeerLost
-from rollout.weights import WeightLayout
+from rollout.engine import WeightsDisagree, WeightsMissing
+from rollout.weights import RowSource, WeightLayout
 
 LAYOUT = WeightLayout.of([("a", "float32", (2, 3))])
 PROBE = [np.arange(4, dtype=np.int32)]
@@ -16,6 +17,7 @@ class FakeWorker:
 
     def __init__(self, misses: int = 0, delay: float = 0.0) -> None:
         self.misses, self.delay, self.weights, self.retired = misses, delay, 0, ""
+        self.quarantines: list[str] = []
 
     async def load_weights(self, slot):
         await asyncio.sleep(self.delay)
@@ -26,6 +28,9 @@ class FakeWorker:
 
     async def probe(self, sequences):
         return [np.full(len(s) - 1, -float(self.weights), np.float32) for s in sequences]
+
+    async def quarantine(self, reason):
+        self.quarantines.append(reason)
 
     async def retire(self, reason):
         self.retired = reason
@@ -54,6 +59,9 @@ def test_an_engine_that_missed_the_weights_gets_them_once_more():
     worker = FakeWorker(misses=1)
     report = publish({"w0": FakeWorker(), "w1": worker})
     assert (worker.weights, worker.retired, report["engines"]) == (1, "", 2.0)
+    reason, end = worker.quarantines
+    assert "w1 does not compute with version 1" in reason
+    assert end == ""
 
 
 def test_an_engine_that_labels_the_version_but_keeps_old_weights_is_found_out_and_retired_with_the_reason():
@@ -65,8 +73,10 @@ def test_an_engine_that_labels_the_version_but_keeps_old_weights_is_found_out_an
 
 
 def test_an_engine_that_does_not_answer_is_named_at_the_deadline_and_left_out(caplog):
-    assert publish({"slow": FakeWorker(delay=5), "w": FakeWorker()}, timeout=0.05)["engines"] == 1.0
+    slow = FakeWorker(delay=5)
+    assert publish({"slow": slow, "w": FakeWorker()}, timeout=0.05)["engines"] == 1.0
     assert "version 1 waits for slow: no answer in 0.05 s" in caplog.text
+    assert "no answer" in slow.retired  # or it would go on with old weights for ever
 
 
 def test_versions_only_grow_and_neighbours_use_different_memory():
@@ -131,5 +141,77 @@ def test_a_worker_that_joins_during_a_publish_waits_and_then_has_that_version():
         await joining
         assert newcomer.weights == 3
         await broadcaster.close()
+
+    asyncio.run(run())
+
+
+class RefusingWorker(FakeWorker):
+    """An engine that finds the bytes wrong, or does not get them, the first `times` times."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        super().__init__()
+        self.error, self.times = error, times
+
+    async def load_weights(self, slot):
+        self.times -= 1
+        if self.times >= 0:
+            raise self.error
+        return await super().load_weights(slot)
+
+
+def test_wrong_bytes_are_sent_once_more_in_quarantine_and_twice_is_too_often():
+    disagree = WeightsDisagree("1 of 2 checksums differ, first a")
+    once, twice = RefusingWorker(disagree, 1), RefusingWorker(disagree, 2)
+    assert publish({"once": once, "twice": twice, "w": FakeWorker()})["engines"] == 2.0
+    assert (once.weights, once.quarantines) == (1, [str(disagree), ""])
+    assert (twice.weights, twice.retired, twice.quarantines) == (0, str(disagree), [str(disagree)])
+
+
+def test_wrong_bytes_and_then_wrong_behaviour_count_together():
+    worker = RefusingWorker(WeightsDisagree("checksums differ"), 1)
+    worker.misses = 1  # what arrives the second time does not take effect
+    publish({"w0": FakeWorker(), "w1": worker})
+    assert "does not compute with version 1" in worker.retired
+
+
+def test_a_version_that_no_engine_can_fetch_is_the_fault_of_its_source():
+    gone = WeightsMissing("the rows of version 1 at 10.0.0.1:5: connection refused")
+    with pytest.raises(WeightsMissing, match=r"10\.0\.0\.1:5"):
+        publish({"w0": RefusingWorker(gone, 9), "w1": RefusingWorker(gone, 9)})
+    assert publish({"w0": RefusingWorker(gone, 9), "w1": FakeWorker()})["engines"] == 1.0
+
+
+def test_a_claim_never_hands_out_what_engines_may_still_read_and_waits_for_nobody():
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        await broadcaster.join("w", FakeWorker(delay=0.05))
+        expected = [[np.full(3, -float(version), np.float32)] for version in range(5)]
+        first = await broadcaster.claim(LAYOUT, 1)
+        await broadcaster.publish(first, expected[1])
+        second = await broadcaster.claim(LAYOUT, 2)
+        assert (await broadcaster.claim(LAYOUT, 2)).path == second.path  # staging was tried again
+        publishing = asyncio.create_task(broadcaster.publish(second, expected[2]))
+        await asyncio.sleep(0.01)
+        third = await broadcaster.claim(LAYOUT, 3)  # while engines go from the first to the second
+        assert not publishing.done()
+        assert len({first.path, second.path, third.path}) == 3
+        await publishing
+        fourth = await broadcaster.claim(LAYOUT, 4)
+        assert fourth.path == first.path
+        await broadcaster.publish(third, expected[3])
+        await broadcaster.publish(fourth, expected[4])
+        assert (await broadcaster.claim(LAYOUT, 5)).path in {second.path, third.path}
+        await broadcaster.close()
+
+    asyncio.run(run())
+
+
+def test_rows_that_the_ranks_serve_need_no_file_here():
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        layout = WeightLayout(LAYOUT.tensors, LAYOUT.nbytes, 1, (RowSource("10.0.0.1", 5, "secret"),))
+        slot = await broadcaster.claim(layout, 1)
+        assert (slot.path, slot.layout.sources) == ("", layout.sources)
+        assert "secret" not in repr(slot)
 
     asyncio.run(run())

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rollout.memory_file import MemoryFile
-from rollout.weight_check import check_slot, checkpoint_tensors
+from rollout.weight_check import check_tensors, checkpoint_tensors
 from rollout.weights import WeightLayout, WeightSlot
 
 EMBEDDING = ("model.embed_tokens.weight", (8, 4))
@@ -46,5 +46,5 @@ def test_a_slot_with_another_shape_is_refused_by_name_with_both_shapes(model: Pa
     layout = WeightLayout.of([("model.embed_tokens.weight", "float32", (8, 5))])
     file = MemoryFile("test", layout.nbytes)
     with pytest.raises(ValueError, match=r"embed_tokens.weight was float32\[8, 5\], expected float32\[8, 4\]"):
-        check_slot(WeightSlot(file.path, layout, 3), checkpoint_tensors(model, "float32"))
+        check_tensors(WeightSlot(file.path, layout, 3), checkpoint_tensors(model, "float32"))
     file.close()

@@ -14,6 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rollout.records import TrainingBatch
+from rollout.weight_sums import promised, sums_in
+from rollout.weights import WeightSlot
 from trainer.checkpoints import export_model
 from trainer.config import OptimConfig, RLConfig, TrainerConfig
 from trainer.learner import LearnerRank
@@ -120,8 +122,12 @@ def test_what_two_ranks_stage_and_export_are_the_weights_they_saved(
     learner = one_rank()
     learner.begin_phase(str(folder / "checkpoint"), OPTIM, 10)
     layout = learner.layout()
-    assert layout == reports[0]["layout"] == reports[1]["layout"]
+    of_two = reports[0]["layout"]
+    assert of_two == reports[1]["layout"]
+    assert layout.tensors == of_two.tensors
     staged = (folder / "slot").read_bytes()
+    in_slot = np.frombuffer(staged, np.uint8)
+    np.testing.assert_array_equal(sums_in(in_slot, of_two), promised(in_slot, of_two, version=7))
     exported = AutoModelForCausalLM.from_pretrained(folder / "export").state_dict()
     assert exported.keys() == {spec.name for spec in layout.tensors} | {"lm_head.weight"}
     for spec in layout.tensors:
@@ -250,11 +256,11 @@ def test_a_foreign_layout_is_refused_before_anything_is_written(
     foreign = dataclasses.replace(layout, tensors=layout.tensors[1:])
     (tmp_path / "slot").write_bytes(bytes(layout.nbytes))
     with pytest.raises(ValueError, match=r"got 1 that differ, first model\.embed_tokens\.weight: layout None"):
-        learner.stage(str(tmp_path / "slot"), foreign)
+        learner.stage(WeightSlot(str(tmp_path / "slot"), foreign, 1))
     assert not any((tmp_path / "slot").read_bytes())
     (tmp_path / "slot").write_bytes(b"")
     with pytest.raises(ValueError, match=f"must hold {layout.nbytes} bytes, got 0"):
-        learner.stage(str(tmp_path / "slot"), layout)
+        learner.stage(WeightSlot(str(tmp_path / "slot"), layout, 1))
 
 
 def test_bfloat16_weights_are_staged_and_exported_rounded_in_several_files(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rollout.weights import WeightSlot
 from trainer.learner import LearnerRank
 
 
@@ -40,7 +41,7 @@ def main(rank: int, port: int, folder: Path) -> None:
     report["hash_after_refusal"] = learner.weights_hash()
     learner.save(str(folder / "checkpoint"), optimizer=True)
     layout = learner.layout()
-    learner.stage(str(folder / "slot"), layout)
+    learner.stage(WeightSlot(str(folder / "slot"), layout, 7))
     learner.export(str(folder / "export"))
     report["layout"] = layout
     (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps(report))
