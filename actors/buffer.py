@@ -85,6 +85,7 @@ class RolloutBuffer:
         self._dropped: Counter[str] = Counter()
         self._expired = 0
         self._change = asyncio.Event()
+        self._tidying: asyncio.Task[None] | None = None
 
     # -- phases -----------------------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class RolloutBuffer:
         self._notify()
         await self._books.sync()
         if isinstance(phase, RLPhase):
-            await self._books.compact()
+            self._tidying = asyncio.create_task(self._books.compact())  # takes minutes for gigabytes: nobody waits
 
     def _begin(self, event: PhaseBegun) -> None:
         """Void whatever was under way: a controller that begins a phase knows of nothing before it."""
@@ -429,6 +430,8 @@ class RolloutBuffer:
 
     async def close(self) -> None:
         """Make everything durable and free the journal. Safe to call twice."""
+        if self._tidying:
+            self._tidying.cancel()  # what is half done is not seen, and done again at the end of the next phase
         await self._books.close()
 
     # -- small things -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ runs is dropped (its reported tokens are in the journal) and the worker asks aga
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -280,6 +280,7 @@ class RolloutWorker:
         answer = log.answer(sample_index, call)
         if answer.finish_reason is None:
             await running.unless_interrupted()
+            return replace(answer, finish_reason="abort")  # the engine ended it, and nobody asked it to
         return answer
 
     async def score(self, running: _Running, call: str, sample_index: int, response: Segment) -> Verdict:

@@ -252,10 +252,10 @@ class BatchInfo:
     num_sequences: int
     num_tokens: int
     num_loss_tokens: int
-    recorded: int = 0
-    """Steps, this one included, that were trained before and are trained again after a restart; 0 for a new one."""
     metrics: dict[str, float] = field(default_factory=dict)
     """reward, correct_frac, truncated_frac, response_len, staleness_mean, staleness_max…"""
+    recorded: int = 0
+    """Steps, this one included, that were trained before and are trained again after a restart; 0 for a new one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import gc
 import re
 import time
@@ -10,14 +11,25 @@ import numpy as np
 import pytest
 
 from actors.buffer import RolloutBuffer
-from rollout.buffer_state import NothingToTrain
+from rollout.buffer_state import NothingToTrain, TooManyFailures
 from rollout.config import RolloutConfig
 from rollout.datasets import write_supervised
-from rollout.events import Finished, Trained, replay
-from rollout.journal import JournalInUse
+from rollout.events import Finished, Refused, Trained, replay
 from rollout.ledger import Ledger
-from rollout.records import EvalCounts, GroupKey, Lease, Prompt, Rollout, RolloutGroup, Segment
+from rollout.records import (
+    EvalCounts,
+    FinishReason,
+    GroupKey,
+    GroupProgress,
+    Lease,
+    Piece,
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Segment,
+)
 from rollout.seeds import sample_seed
+from rollout.storage import InUse, LocalDisk
 from verifiers.records import Verdict
 
 T = TypeVar("T")
@@ -35,7 +47,9 @@ class Clock:
 
 def make(directory: Path, clock: Callable[[], float] = time.monotonic, **config: Any) -> RolloutBuffer:
     settings: dict[str, Any] = {"group_size": 2, "groups_per_step": 2, "max_staleness": 0, "max_concurrent": 8} | config
-    return opened(RolloutBuffer(directory / "journal", TRAIN, HELD_OUT, RolloutConfig(**settings), 5, 30.0, clock))
+    return opened(
+        RolloutBuffer(LocalDisk(directory / "journal"), TRAIN, HELD_OUT, RolloutConfig(**settings), 5, 30.0, clock)
+    )
 
 
 def answer(lease: Lease, rewards: Sequence[float | None] | None = None, version: int = 0) -> RolloutGroup:
@@ -75,7 +89,7 @@ def run(test: Callable[[], Awaitable[T]]) -> T:
 async def step(buffer: RolloutBuffer, version: int, *, max_groups: int = 100) -> tuple[GroupKey, ...]:
     """Generate with weights `version`, train, publish the next version. Returns what was trained."""
     for lease in await buffer.lease("w", max_groups, 0):
-        assert await buffer.finish("w", answer(lease, version=version))
+        assert await buffer.finish("w", lease.attempt, answer(lease, version=version))
     info, _ = await buffer.next_batch(1)
     await buffer.trained(info.groups, version + 1)
     await buffer.new_version(version + 1)
@@ -84,11 +98,16 @@ async def step(buffer: RolloutBuffer, version: int, *, max_groups: int = 100) ->
 
 def crash(buffer: RolloutBuffer) -> None:
     """What SIGKILL leaves: the files as they are; the lock goes with the process."""
-    journal = buffer._journal
-    journal._lock.close()
-    journal._log.close()
-    if journal._segment:
-        journal._segment._file.close()
+    buffer._books._journal._lock.close()
+    OPEN.remove(buffer)
+
+
+def report(lease: Lease, *pieces: Piece) -> list[GroupProgress]:
+    return [GroupProgress(lease.key, lease.attempt, pieces)]
+
+
+def tokens(sample: int, offset: int, ids: Sequence[int], version: int = 0, reason: FinishReason | None = None) -> Piece:
+    return Piece(sample, "answer", offset, Segment.of(ids, [-0.5] * len(ids), [version] * len(ids), reason))
 
 
 # -- leases and admission ---------------------------------------------------------------------------------------
@@ -115,7 +134,7 @@ def test_with_no_staleness_only_one_batch_is_generated_per_version(tmp_path: Pat
         leases = await buffer.lease("w", 100, 0)
         assert len(leases) == 2
         for lease in leases:
-            await buffer.finish("w", answer(lease, version=4))
+            await buffer.finish("w", lease.attempt, answer(lease, version=4))
         assert await buffer.lease("w", 100, 0) == []
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 5)
@@ -165,14 +184,14 @@ def test_an_expired_lease_goes_to_another_worker_and_the_late_delivery_is_refuse
         await buffer.begin_rl(0, steps=1, version=0)
         first, second = await buffer.lease("slow", 2, 0)
         clock.now += 20
-        assert await buffer.renew("slow", [first.key]) == []
+        assert await buffer.report("slow", report(first)) == []
         clock.now += 20
         [again] = await buffer.lease("quick", 9, 0)
         assert (again.key, again.attempt) == (second.key, 1)
-        assert await buffer.renew("slow", [first.key, second.key]) == [second.key]
-        assert not await buffer.finish("slow", answer(second))
-        assert await buffer.finish("quick", answer(again))
-        assert not await buffer.finish("quick", answer(again))  # twice
+        assert await buffer.report("slow", report(first) + report(second)) == [second.key]
+        assert not await buffer.finish("slow", second.attempt, answer(second))
+        assert await buffer.finish("quick", again.attempt, answer(again))
+        assert not await buffer.finish("quick", again.attempt, answer(again))  # twice
         status = await buffer.status()
         assert (status.expired, status.refused, status.ready, status.running) == (1, 2, 1, 1)
 
@@ -184,7 +203,7 @@ def test_groups_given_back_or_of_a_lost_worker_are_free_at_once_and_come_first(t
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=9, version=0)
         leases = await buffer.lease("w", 3, 0)
-        await buffer.give_back("w", [leases[2].key, GroupKey("train", 0, "not held")])
+        await buffer.give_back("w", [*report(leases[2]), GroupProgress(GroupKey("train", 0, "not held"), 0)])
         assert [x.key for x in await buffer.lease("v", 1, 0)] == [leases[2].key]
         await buffer.worker_lost("w")
         assert [(x.key, x.attempt) for x in await buffer.lease("v", 2, 0)] == [(x.key, 1) for x in leases[:2]]
@@ -199,11 +218,10 @@ def test_groups_given_back_or_of_a_lost_worker_are_free_at_once_and_come_first(t
 def test_a_batch_has_the_oldest_groups_and_asks_twice_give_the_same(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)
-        await buffer.begin_rl(0, steps=9, version=0)
+        await buffer.begin_rl(0, steps=9, version=1)
         leases = await buffer.lease("w", 4, 0)
         for lease, version in zip(leases, (1, 0, 1, 0), strict=True):
-            await buffer.finish("w", answer(lease, version=version))
-        await buffer.new_version(1)
+            await buffer.finish("w", lease.attempt, answer(lease, version=version))
         info, batch = await buffer.next_batch(1)
         assert info.groups == (leases[1].key, leases[3].key)
         assert info.metrics["staleness_max"] == 1
@@ -222,7 +240,7 @@ def test_the_batch_does_not_depend_on_who_came_first(tmp_path: Path):
         await buffer.begin_rl(0, steps=1, version=0)
         leases = await buffer.lease("w", 9, 0)
         for lease in reversed(leases) if reverse else leases:
-            await buffer.finish("w", answer(lease))
+            await buffer.finish("w", lease.attempt, answer(lease))
         return (await buffer.next_batch(1))[0].groups
 
     assert run(lambda: order(tmp_path / "a", False)) == run(lambda: order(tmp_path / "b", True))
@@ -233,19 +251,21 @@ def test_groups_that_teach_nothing_are_dropped_with_a_reason_and_replaced(tmp_pa
         buffer = make(tmp_path, group_size=3)
         await buffer.begin_rl(0, steps=1, version=0)
         same, failed = await buffer.lease("w", 9, 0)
-        assert await buffer.finish("w", answer(same, [1.0, 1.0, None]))
-        assert await buffer.finish("w", answer(failed, [None, None, 1.0]))
+        assert await buffer.finish("w", same.attempt, answer(same, [1.0, 1.0, None]))
+        assert await buffer.finish("w", failed.attempt, answer(failed, [None, None, 1.0]))
         replacements = await buffer.lease("w", 9, 0)
         assert len(replacements) == 2
         assert not {same.key, failed.key} & {lease.key for lease in replacements}
-        await buffer.finish("w", answer(replacements[0], [1.0, None, 0.0]))  # two siblings are enough
-        await buffer.finish("w", answer(replacements[1]))
+        await buffer.finish(
+            "w", replacements[0].attempt, answer(replacements[0], [1.0, None, 0.0])
+        )  # two siblings are enough
+        await buffer.finish("w", replacements[1].attempt, answer(replacements[1]))
         status = await buffer.status()
         assert (status.dropped, status.finished, status.ready) == ({"zero_variance": 1, "failed": 1}, 4, 2)
         info, batch = await buffer.next_batch(1)
         assert batch.num_sequences == 5
         assert info.metrics["reward_generated"] == pytest.approx((2 + 1 + 1 + 1) / (2 + 1 + 2 + 3))
-        assert sum(isinstance(e, Finished) for e in replay(tmp_path / "journal")) == 4  # the journal has all
+        assert sum(isinstance(e, Finished) for e in replay(LocalDisk(tmp_path / "journal"))) == 4  # the journal has all
 
     run(test)
 
@@ -255,7 +275,7 @@ def test_all_groups_are_kept_when_the_run_says_so(tmp_path: Path):
         buffer = make(tmp_path, drop_zero_variance=False)
         await buffer.begin_rl(0, steps=1, version=0)
         for lease in await buffer.lease("w", 9, 0):
-            await buffer.finish("w", answer(lease, [1.0, 1.0]))
+            await buffer.finish("w", lease.attempt, answer(lease, [1.0, 1.0]))
         assert (await buffer.status()).ready == 2
 
     run(test)
@@ -267,13 +287,13 @@ def test_a_token_too_old_at_consumption_drops_its_group_and_another_is_generated
         await buffer.begin_rl(0, steps=9, version=0)
         late, *others = await buffer.lease("w", 3, 0)
         for lease in others:
-            await buffer.finish("w", answer(lease))
+            await buffer.finish("w", lease.attempt, answer(lease))
         await step(buffer, 0)
         await step(buffer, 1)
         capacity = (await buffer.status()).capacity
-        await buffer.finish("w", answer(late))  # version 0, and the next step starts from version 2
+        await buffer.finish("w", late.attempt, answer(late))  # version 0, and the next step starts from version 2
         for lease in await buffer.lease("w", capacity - 1, 0):
-            await buffer.finish("w", answer(lease, version=2))
+            await buffer.finish("w", lease.attempt, answer(lease, version=2))
         info, _ = await buffer.next_batch(1)
         assert late.key not in info.groups
         assert info.metrics["staleness_max"] <= 1
@@ -291,7 +311,7 @@ def test_a_wait_that_fails_says_what_it_waited_for(tmp_path: Path):
         with pytest.raises(TimeoutError, match=r"0 of 2 groups are ready.*no worker has asked for work"):
             await buffer.next_batch(0.01)
         first, second = await buffer.lease("w7", 2, 0)
-        await buffer.finish("w7", answer(first))
+        await buffer.finish("w7", first.attempt, answer(first))
         clock.now += 12
         expected = f"1 of 2 groups are ready.*w7 runs 1 groups, the oldest .train/0/{second.key.prompt_id}. for 12 s"
         with pytest.raises(TimeoutError, match=expected):
@@ -307,7 +327,7 @@ def test_a_phase_in_which_nothing_can_be_learned_says_so(tmp_path: Path):
         waiting = asyncio.create_task(buffer.next_batch(30))
         for _ in range(50):
             for lease in await buffer.lease("w", 9, 0):
-                await buffer.finish("w", answer(lease, [0.0, 0.0]))
+                await buffer.finish("w", lease.attempt, answer(lease, [0.0, 0.0]))
         with pytest.raises(NothingToTrain, match=r"100 groups were all dropped \(\{'zero_variance': 100\}\)"):
             await asyncio.wait_for(waiting, 1)
 
@@ -319,10 +339,10 @@ def test_trained_is_durable_before_it_returns(tmp_path: Path):
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=2, version=0)
         for lease in await buffer.lease("w", 9, 0):
-            await buffer.finish("w", answer(lease))
+            await buffer.finish("w", lease.attempt, answer(lease))
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)
-        assert list(replay(tmp_path / "journal"))[-1] == Trained(info.groups, 1)
+        assert list(replay(LocalDisk(tmp_path / "journal")))[-1] == Trained(info.groups, 1)
 
     run(test)
 
@@ -355,11 +375,11 @@ def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
         leases = await buffer.lease("w", 99, 0)
         assert [lease.key for lease in leases] == [GroupKey("eval", 3, "e0"), GroupKey("eval", 3, "e1")]
         assert {(lease.num_samples, lease.sampling.temperature) for lease in leases} == {(4, 0.6)}
-        await buffer.finish("w", answer(leases[1], [0.0, None, 1.0, 1.0]))
+        await buffer.finish("w", 0, answer(leases[1], [0.0, None, 1.0, 1.0]))
         with pytest.raises(TimeoutError, match=r"evaluation 3 is not complete .* 1 of 2 prompts .*w runs 1 groups"):
             await buffer.eval_result(0.01)
         waiting = asyncio.create_task(buffer.eval_result(5))
-        await buffer.finish("w", answer(leases[0], [0.0, 0.0, 0.0, 0.0]))
+        await buffer.finish("w", 0, answer(leases[0], [0.0, 0.0, 0.0, 0.0]))
         assert await waiting == [
             EvalCounts("e0", "0 numbers", attempts=4, correct=0, failed=0, truncated=0, tokens=8),
             EvalCounts("e1", "1 numbers", attempts=4, correct=2, failed=1, truncated=0, tokens=8),
@@ -373,14 +393,14 @@ def test_an_evaluation_begun_again_keeps_the_answers_it_has(tmp_path: Path):
         buffer = make(tmp_path)
         await buffer.begin_eval(0, 2, 1.0, None)
         leases = await buffer.lease("w", 2, 0)
-        await buffer.finish("w", answer(leases[0]))
+        await buffer.finish("w", 0, answer(leases[0]))
         crash(buffer)
         buffer = make(tmp_path)
         await buffer.begin_eval(0, 2, 1.0, None)
         left = await buffer.lease("w", 9, 0)
         assert {lease.key.prompt_id for lease in left} == {"e0", "e1", "e2"} - {leases[0].key.prompt_id}
         for lease in left:
-            await buffer.finish("w", answer(lease))
+            await buffer.finish("w", lease.attempt, answer(lease))
         assert [c.correct for c in await buffer.eval_result(1)] == [1, 1, 1]
 
     run(test)
@@ -391,9 +411,9 @@ def test_experts_are_the_successes_of_the_phase_dropped_groups_included(tmp_path
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=1, version=0)
         solved, *_ = leases = await buffer.lease("w", 9, 0)
-        await buffer.finish("w", answer(solved, [1.0, 1.0]))
+        await buffer.finish("w", solved.attempt, answer(solved, [1.0, 1.0]))
         for lease in [*leases[1:], *await buffer.lease("w", 9, 0)]:
-            await buffer.finish("w", answer(lease))
+            await buffer.finish("w", lease.attempt, answer(lease))
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)
         await buffer.end_phase()
@@ -432,7 +452,7 @@ def test_after_a_kill_nothing_is_skipped_or_repeated_and_finished_groups_are_kep
         trained = [*await step(buffer, 0, max_groups=2)]
         leases = await buffer.lease("w", 4, 0)
         for lease in leases[:3]:
-            await buffer.finish("w", answer(lease, version=1))
+            await buffer.finish("w", lease.attempt, answer(lease, version=1))
         crash(buffer)
         del buffer
         gc.collect()
@@ -450,7 +470,7 @@ def test_after_a_kill_nothing_is_skipped_or_repeated_and_finished_groups_are_kep
         await buffer.new_version(2)
         [first] = await buffer.lease("w", 1, 0)
         assert (first.key, first.attempt) == (leases[3].key, 1)  # what was running is leased again, first
-        await buffer.finish("w", answer(first, version=2))
+        await buffer.finish("w", first.attempt, answer(first, version=2))
         for version in (2, 3, 4):
             trained += await step(buffer, version)
         assert sorted(key.prompt_id for key in trained) == sorted(p.id for p in TRAIN)
@@ -460,36 +480,66 @@ def test_after_a_kill_nothing_is_skipped_or_repeated_and_finished_groups_are_kep
     run(test)
 
 
-def test_steps_after_the_checkpoint_are_trained_again_and_lost_weights_leave_nothing(tmp_path: Path):
+def test_steps_after_the_checkpoint_are_trained_again_on_the_same_groups_and_nothing_is_lost(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=5, version=10)
-        leases = await buffer.lease("w", 4, 0)
-        for lease in leases:
-            await buffer.finish("w", answer(lease, version=10))
-        done = []
-        for version in (11, 12):  # two steps on answers of version 10; the checkpoint is of the first
-            info, _ = await buffer.next_batch(1)
+        for lease in await buffer.lease("w", 4, 0):
+            await buffer.finish("w", lease.attempt, answer(lease, version=10))
+        done, batches = [], []
+        for version in (11, 12):  # two steps; the checkpoint is of the phase's start
+            info, batch = await buffer.next_batch(1)
             await buffer.trained(info.groups, version)
             await buffer.new_version(version)
             done.append(info.groups)
-        of_lost_weights = await buffer.lease("w", 2, 0)
-        for lease in of_lost_weights:
-            await buffer.finish("w", answer(lease, version=12))
+            batches.append(batch)
+        later = await buffer.lease("w", 2, 0)
+        for lease in later:
+            await buffer.finish("w", lease.attempt, answer(lease, version=12))
         crash(buffer)
 
         buffer = make(tmp_path, max_staleness=1)
-        await buffer.new_version(11)
-        await buffer.begin_rl(0, steps=5, version=11, done_steps=1)
-        status = await buffer.status()
-        assert (status.ready, status.dropped) == (2, {"lost_lineage": 2})
+        await buffer.new_version(10)
+        await buffer.begin_rl(0, steps=5, version=10)
+        assert (await buffer.status()).ready == 2  # what the lost weights sampled is no less an answer
+        events = len(list(replay(LocalDisk(tmp_path / "journal"))))
+        for number, version in enumerate((11, 12)):
+            info, batch = await buffer.next_batch(1)
+            assert (info.groups, info.recorded) == (done[number], 2 - number)
+            for field in dataclasses.fields(batch):
+                assert np.array_equal(getattr(batch, field.name), getattr(batches[number], field.name))
+            await buffer.trained(info.groups, version)
+            await buffer.trained(info.groups, version)  # said twice
+            await buffer.new_version(version)
+        assert len(list(replay(LocalDisk(tmp_path / "journal")))) == events  # on the record already
         info, _ = await buffer.next_batch(1)
-        assert info.groups == done[1]
-        await buffer.trained(info.groups, 12)
-        await buffer.new_version(12)
-        again = await buffer.lease("w", 2, 0)
-        assert [x.key for x in again] == [x.key for x in of_lost_weights]  # their prompts were never learned from
-        await buffer.close()
+        assert (set(info.groups), info.recorded) == ({x.key for x in later}, 0)
+
+    run(test)
+
+
+def test_a_recorded_step_cannot_be_replaced_by_another_nor_skipped(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=3, version=0)
+        trained = await step(buffer, 0)
+        await step(buffer, 1)
+        crash(buffer)
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=3, version=0)
+        with pytest.raises(ValueError, match="is recorded and must be trained again"):
+            await buffer.trained(trained[::-1], 1)
+        with pytest.raises(ValueError, match="makes the next version, 1 here, got 2"):
+            await buffer.trained(trained, 2)
+
+    run(test)
+
+
+def test_a_checkpoint_that_the_journal_knows_nothing_of_is_refused(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        with pytest.raises(ValueError, match=r"the checkpoint has 2 steps .* has 0 \*trained\* records"):
+            await buffer.begin_rl(0, steps=3, version=2, done_steps=2)
 
     run(test)
 
@@ -504,9 +554,174 @@ def test_a_controller_that_comes_back_takes_a_living_buffer_up(tmp_path: Path):
         assert await buffer.lease("w", 9, 0) == []
         await buffer.begin_rl(0, steps=5, version=0)
         status = await buffer.status()
-        assert (status.ready, status.running, status.accepted) == (3, 0, 3)
-        assert not await buffer.finish("w", answer(running[0]))
+        assert (status.ready, status.running, status.accepted) == (1, 0, 3)
+        assert (await buffer.next_batch(1))[0].recorded == 1
+        assert not await buffer.finish("w", running[0].attempt, answer(running[0]))
         assert len(await buffer.lease("w", 9, 0)) == 1
+
+    run(test)
+
+
+# -- unfinished answers -----------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_worker_reported_goes_on_elsewhere(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [lease] = await buffer.lease("w", 1, 0)
+        verdict = Verdict(1.0, "correct", "exact", "1")
+        await buffer.report("w", report(lease, tokens(0, 0, [7, 8]), tokens(1, 0, [9], reason="stop")))
+        await buffer.report("w", report(lease, tokens(0, 2, [5]), Piece(1, "answer", 1, Segment.empty(), verdict)))
+        await buffer.worker_lost("w")
+        [again] = await buffer.lease("v", 1, 0)
+        first, second = again.pieces
+        assert (first.segment.token_ids.tolist(), first.segment.finish_reason, first.verdict) == ([7, 8, 5], None, None)
+        assert (second.segment.token_ids.tolist(), second.segment.finish_reason) == ([9], "stop")
+        assert second.verdict == verdict  # a finished sibling keeps text and verdict
+
+    run(test)
+
+
+def test_unfinished_answers_survive_the_buffer_token_for_token(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [lease] = await buffer.lease("w", 1, 0)
+        await buffer.report("w", report(lease, tokens(0, 0, [7, 8], version=0)))
+        await buffer.report("w", report(lease, tokens(0, 1, [8, 6, 5], version=1)))  # one token is known already
+        crash(buffer)
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [again] = await buffer.lease("v", 1, 0)
+        assert again.key == lease.key
+        [piece] = again.pieces
+        assert piece.segment.token_ids.tolist() == [7, 8, 6, 5]
+        assert piece.segment.versions.tolist() == [0, 0, 1, 1]
+
+    run(test)
+
+
+def test_a_report_under_an_earlier_lease_is_refused_even_from_the_worker_that_has_the_group_again(tmp_path: Path):
+    async def test() -> None:
+        clock = Clock()
+        buffer = make(tmp_path, clock)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [old] = await buffer.lease("w", 1, 0)
+        clock.now += 31
+        [new] = await buffer.lease("w", 1, 0)
+        assert new.key == old.key
+        assert await buffer.report("w", report(old, tokens(0, 0, [1, 2, 3]))) == [old.key]
+        assert not await buffer.finish("w", old.attempt, answer(old))
+        refused = [e for e in replay(LocalDisk(tmp_path / "journal")) if isinstance(e, Refused)]
+        assert [(e.what, e.attempt, e.state, e.tokens) for e in refused] == [
+            ("progress", 0, "leased", 3),
+            ("finish", 0, "leased", 4),
+        ]
+        assert (await buffer.status()).unfinished == 0
+
+    run(test)
+
+
+def test_missing_tokens_are_an_error_and_not_a_hole(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [lease] = await buffer.lease("w", 1, 0)
+        with pytest.raises(ValueError, match=r"from 2 on of sample 0 .* only 0 are known"):
+            await buffer.report("w", report(lease, tokens(0, 2, [5])))
+
+    run(test)
+
+
+def test_an_answer_too_old_to_be_trained_starts_again_and_its_sibling_does_not(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        [slow] = await buffer.lease("w", 1, 0)
+        await buffer.report("w", report(slow, tokens(0, 0, [7], version=0)))
+        for version in (0, 1):
+            await step(buffer, version, max_groups=1)
+        await buffer.report("w", report(slow, tokens(1, 0, [6, 6], version=1)))
+        await buffer.give_back("w", report(slow))
+        [again] = await buffer.lease("v", 1, 0)
+        assert again.key == slow.key
+        assert [(p.sample_index, p.segment.token_ids.tolist()) for p in again.pieces] == [(1, [6, 6])]
+        await buffer.report("v", report(again, tokens(0, 0, [3, 3], version=2)))
+        crash(buffer)
+        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        await buffer.begin_rl(0, steps=9, version=2, done_steps=2)
+        [third] = await buffer.lease("v", 1, 0)
+        assert [(p.sample_index, p.segment.token_ids.tolist()) for p in third.pieces] == [(0, [3, 3]), (1, [6, 6])]
+
+    run(test)
+
+
+def test_a_deterministic_run_draws_each_answer_in_one_go(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, deterministic=True)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [lease] = await buffer.lease("w", 1, 0)
+        await buffer.report("w", report(lease, tokens(0, 0, [7, 8])))
+        await buffer.worker_lost("w")
+        [again] = await buffer.lease("v", 1, 0)
+        assert again.pieces == ()
+
+    run(test)
+
+
+def test_nothing_unfinished_is_carried_into_the_next_phase(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=1, version=0)
+        [lease] = await buffer.lease("w", 1, 0)
+        await buffer.report("w", report(lease, tokens(0, 0, [7, 8])))
+        await buffer.end_phase()
+        await buffer.begin_rl(1, steps=1, version=1)
+        [again] = await buffer.lease("w", 1, 0)
+        assert (again.key, again.pieces) == (lease.key, ())
+
+    run(test)
+
+
+# -- over-provisioned rounds ------------------------------------------------------------------------------------
+
+
+def test_a_round_that_has_its_groups_interrupts_the_rest_and_goes_on_with_them(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1, oversample=2.0)
+        await buffer.begin_rl(0, steps=3, version=0)
+        leases = await buffer.lease("w", 9, 0)
+        assert len(leases) == 4  # twice what the step needs
+        told = asyncio.create_task(buffer.revoked("w", 5))
+        for lease in leases[:2]:
+            await buffer.finish("w", lease.attempt, answer(lease))
+        assert await asyncio.wait_for(told, 1) == [x.key for x in leases[2:]]
+        assert await buffer.finish("w", leases[2].attempt, answer(leases[2]))  # it finished in the same moment: kept
+        await buffer.give_back("w", report(leases[3], tokens(0, 0, [7, 8])), "interrupted")
+        status = await buffer.status()
+        assert (status.ready, status.running, status.unfinished) == (3, 0, 1)
+        assert await buffer.lease("w", 9, 0) == []  # this round is complete
+        info, _ = await buffer.next_batch(1)
+        await buffer.trained(info.groups, 1)
+        await buffer.new_version(1)
+        second = await buffer.lease("w", 9, 0)
+        assert (second[0].key, second[0].pieces[0].segment.token_ids.tolist()) == (leases[3].key, [7, 8])
+        assert len(second) == 3  # one is ready: 2 × 2 - 1
+        assert await buffer.revoked("w", 0) == []
+
+    run(test)
+
+
+def test_too_many_answers_without_a_verdict_end_the_run(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_failed_frac=0.25)
+        await buffer.begin_rl(0, steps=9, version=0)
+        for _ in range(8):
+            for lease in await buffer.lease("w", 1, 0):
+                await buffer.finish("w", lease.attempt, answer(lease, [1.0, None]))
+        with pytest.raises(TooManyFailures, match="8 of the last 16 answers have no verdict"):
+            await buffer.next_batch(0)
 
     run(test)
 
@@ -516,11 +731,10 @@ def test_changed_data_is_refused_on_resume(tmp_path: Path):
         buffer = make(tmp_path, max_staleness=9)
         await buffer.begin_rl(0, steps=9, version=0)
         for lease in await buffer.lease("w", 9, 0):
-            await buffer.finish("w", answer(lease))
+            await buffer.finish("w", lease.attempt, answer(lease))
         await buffer.close()
-        other = opened(RolloutBuffer(tmp_path / "journal", TRAIN[:3], [], RolloutConfig(), 5, 30.0))
-        with pytest.raises(ValueError, match="which the data no longer has; resume with"):
-            await other.begin_rl(0, steps=9, version=0)
+        with pytest.raises(ValueError, match="resume with the data"):
+            RolloutBuffer(LocalDisk(tmp_path / "journal"), TRAIN[:3], [], RolloutConfig(), 5, 30.0)
 
     run(test)
 
@@ -528,7 +742,7 @@ def test_changed_data_is_refused_on_resume(tmp_path: Path):
 def test_two_buffers_never_write_one_journal(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
-        with pytest.raises(JournalInUse):
+        with pytest.raises(InUse):
             make(tmp_path)
         await buffer.close()
         await buffer.close()
@@ -539,12 +753,12 @@ def test_two_buffers_never_write_one_journal(tmp_path: Path):
 
 def test_prompt_ids_are_unique(tmp_path: Path):
     with pytest.raises(ValueError, match=re.escape("each training prompt needs an id of its own, got 'p1' twice")):
-        RolloutBuffer(tmp_path, [TRAIN[0], TRAIN[1], TRAIN[1]], [], RolloutConfig(), 0, 30.0)
+        RolloutBuffer(LocalDisk(tmp_path), [TRAIN[0], TRAIN[1], TRAIN[1]], [], RolloutConfig(), 0, 30.0)
 
 
 def test_an_empty_held_out_set_is_evaluated_at_once(tmp_path: Path):
     async def test() -> None:
-        buffer = opened(RolloutBuffer(tmp_path / "journal", TRAIN, [], RolloutConfig(), 5, 30.0))
+        buffer = opened(RolloutBuffer(LocalDisk(tmp_path / "journal"), TRAIN, [], RolloutConfig(), 5, 30.0))
         await buffer.begin_eval(0, 2, 1.0, None)
         assert await buffer.eval_result(0) == []
 
@@ -565,7 +779,9 @@ def test_workers_that_run_at_once_never_break_the_bound(tmp_path: Path):
                 for lease in await buffer.lease(name, 2, 0.5):
                     sampled_by = version
                     await asyncio.sleep(float(rng.exponential(0.002)))
-                    await buffer.finish(name, answer(lease, [1.0, float(rng.random() < 0.3)], sampled_by))
+                    await buffer.finish(
+                        name, lease.attempt, answer(lease, [1.0, float(rng.random() < 0.3)], sampled_by)
+                    )
 
         workers = [asyncio.create_task(worker(f"w{i}", i)) for i in range(4)]
         for _ in range(12):
@@ -583,6 +799,8 @@ def test_workers_that_run_at_once_never_break_the_bound(tmp_path: Path):
         assert 0 < max(ages) <= 2
         assert min(ages) == 0
         await buffer.close()
-        assert Ledger(replay(tmp_path / "journal")).entries == buffer._ledger.entries  # the fold is the state
+        assert (
+            Ledger(replay(LocalDisk(tmp_path / "journal"))).entries == buffer._ledger.entries
+        )  # the fold is the state
 
     run(test)

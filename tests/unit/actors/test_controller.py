@@ -14,6 +14,7 @@ from actors.records import BufferStatus
 from rollout.config import EvalConfig
 from rollout.experts import ExpertReport
 from rollout.records import BatchInfo, EvalCounts, GroupKey
+from rollout.storage import LocalDisk
 from rollout.weights import WeightLayout, WeightSlot
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
 from trainer.phases import RLoopSchedule
@@ -148,7 +149,7 @@ def test_rft_starts_from_the_policy_that_rl_started_from_and_not_from_where_rl_e
     assert status.state == "finished"
     begins = [line for line in learner.log if line.startswith("begin")]
     assert begins == ["begin base", "begin base", "begin base", "begin basess", "begin basess"]
-    manifest = Manifest.load(tmp_path / "manifest.json")
+    manifest = Manifest.load(LocalDisk(tmp_path))
     assert manifest.weights == {
         "theta-0": "base",
         "rl-0": "base+++",
@@ -186,15 +187,15 @@ def test_a_warm_up_makes_theta_0_before_anything_else(tmp_path):
     status = asyncio.run(controller.run())
     assert buffer.began[0] == ("warmup.parquet", 0)
     assert [row.weights for row in status.evals] == ["theta-0", "rl-0", "theta-1"]
-    assert Manifest.load(tmp_path / "manifest.json").weights["theta-0"] == "basess"
+    assert Manifest.load(LocalDisk(tmp_path)).weights["theta-0"] == "basess"
 
 
 def test_with_too_few_experts_rft_is_skipped_and_the_starting_policy_kept(tmp_path):
     controller, _, _, _ = make(tmp_path, iterations=1, experts=1)
     asyncio.run(controller.run())
-    weights = Manifest.load(tmp_path / "manifest.json").weights
+    weights = Manifest.load(LocalDisk(tmp_path)).weights
     assert weights["theta-1"] == weights["theta-0"] == "base"
-    rows = Manifest.load(tmp_path / "manifest.json").evals
+    rows = Manifest.load(LocalDisk(tmp_path)).evals
     assert rows[-1].after == "iteration 1, RFT skipped: 1 expert answers"  # the table does not claim an RFT
 
 
@@ -208,14 +209,14 @@ def test_a_stop_request_checkpoints_and_a_resumed_run_ends_with_the_same_weights
         return (await run).state
 
     assert asyncio.run(interrupted()) == "interrupted"
-    stopped = Manifest.load(tmp_path / "manifest.json")
+    stopped = Manifest.load(LocalDisk(tmp_path))
     assert stopped.phase is not None
     assert (stopped.phase.kind, stopped.step) == ("rl", 2)
     controller, learner, _, buffer = make(tmp_path)
     assert asyncio.run(controller.run()).state == "finished"
     assert learner.log[0] == "resume base++"
     assert buffer.began[0] == ("rl", 2)
-    assert Manifest.load(tmp_path / "manifest.json").weights["theta-2"] == "basessss"
+    assert Manifest.load(LocalDisk(tmp_path)).weights["theta-2"] == "basessss"
     assert not list((tmp_path / "checkpoints" / "steps").glob("*"))  # nothing half-finished stays behind
 
 
@@ -252,8 +253,8 @@ def test_metrics_are_a_line_per_step_and_evaluation(tmp_path):
 def test_a_run_is_not_taken_up_under_another_configuration(tmp_path):
     controller, _, _, _ = make(tmp_path, iterations=1)
     asyncio.run(controller.run())
-    manifest = Manifest.load(tmp_path / "manifest.json")
-    dataclasses.replace(manifest, config_digest="other").save(tmp_path / "manifest.json")
+    manifest = Manifest.load(LocalDisk(tmp_path))
+    dataclasses.replace(manifest, config_digest="other").save(LocalDisk(tmp_path))
     with pytest.raises(ValueError, match="written under another configuration"):
         make(tmp_path, iterations=1)
 

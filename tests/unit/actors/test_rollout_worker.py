@@ -1,15 +1,28 @@
 """The worker over a fake engine that answers `n` tokens, one per loop turn, and fake peers."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from actors.rollout_worker import RolloutWorker
-from actors.waiting import PeerLost
+from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.engine import EngineDead
-from rollout.records import FinishReason, GenerationRequest, GroupKey, Lease, Prompt, RolloutGroup, Sampling, Segment
+from rollout.records import (
+    FinishReason,
+    GenerationRequest,
+    GroupKey,
+    GroupProgress,
+    Lease,
+    Piece,
+    Prompt,
+    RolloutGroup,
+    Sampling,
+    Segment,
+)
 from rollout.seeds import sample_seed
 from verifiers.records import ScoreRequest, Verdict
 
@@ -17,18 +30,24 @@ PROMPT = Prompt(id="p0", text="2+2=", token_ids=(5, 6), reference="4")
 
 
 class FakeEngine:
-    def __init__(self, tokens: int = 4, dies: bool = False, last: FinishReason = "stop") -> None:
+    def __init__(self, tokens: int = 4, dies: bool = False, last: FinishReason = "stop", pause: float = 0.0) -> None:
         self.tokens, self.dies, self.last, self.version = tokens, dies, last, 0
+        self.pause = pause
+        self.given: Counter[str] = Counter()
         self.requests: list[GenerationRequest] = []
         self.aborted: list[str] = []
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Segment]:
         self.requests.append(request)
         for index in range(self.tokens):
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.pause)
             if self.dies:
                 raise EngineDead("its process is gone")
+            if request.id in self.aborted:
+                yield Segment.of([], [], [], "abort")
+                return
             last = index == self.tokens - 1
+            self.given[request.id] += 1
             yield Segment(
                 np.array([index], np.int32),
                 np.array([-0.5], np.float32),
@@ -61,6 +80,9 @@ class FakeBuffer:
         self.finished: list[RolloutGroup] = []
         self.largest_request = 0
         self.taken_away: list[GroupKey] = []
+        self.unwanted: list[GroupKey] = []
+        self.reports: list[GroupProgress] = []
+        self.given_back: list[tuple[GroupProgress, str]] = []
 
     async def lease(self, worker: str, max_groups: int, wait_s: float) -> list[Lease]:
         self.largest_request = max(self.largest_request, max_groups)
@@ -69,27 +91,40 @@ class FakeBuffer:
             await asyncio.sleep(0.01)
         return given
 
-    async def renew(self, worker: str, keys) -> list[GroupKey]:
+    async def report(self, worker: str, progress) -> list[GroupKey]:
+        self.reports += progress
         return self.taken_away
 
-    async def finish(self, worker: str, group: RolloutGroup) -> bool:
+    async def revoked(self, worker: str, wait_s: float) -> list[GroupKey]:
+        await asyncio.sleep(0.01)
+        return self.unwanted
+
+    async def give_back(self, worker: str, progress, reason: str = "given_back") -> None:
+        self.given_back += [(group, reason) for group in progress]
+        self.unwanted = []
+
+    async def finish(self, worker: str, attempt: int, group: RolloutGroup) -> bool:
+        assert attempt == 2
         self.finished.append(group)
         return True
 
 
 class FakeVerifiers:
-    def __init__(self, broken: bool = False) -> None:
-        self.broken = broken
+    def __init__(self, broken: bool = False, seconds: float = 0.0) -> None:
+        self.broken, self.seconds = broken, seconds
+        self.sizes: list[int] = []
         self.requests: list[ScoreRequest] = []
 
     async def score(self, requests):
         if self.broken:
             raise ConnectionError("the pool is gone")
         self.requests += requests
+        self.sizes.append(len(requests))
+        await asyncio.sleep(self.seconds)
         return [Verdict(1.0, "correct", "fake", "1") for _ in requests]
 
 
-def run(engine, buffer, verifiers, until, max_concurrent=2):
+def run(engine, buffer, verifiers, until, max_concurrent=2, patience=0.3):
     async def main() -> RolloutWorker:
         worker = RolloutWorker(
             "w0",
@@ -99,7 +134,8 @@ def run(engine, buffer, verifiers, until, max_concurrent=2):
             verifiers,
             max_concurrent,
             0.02,
-            1.0,
+            0.3,
+            patience,
         )
         await worker.start()
         async with asyncio.timeout(5):
@@ -182,7 +218,7 @@ def test_a_retired_worker_delivers_nothing_more_and_says_why():
 
     async def main() -> None:
         engine = FakeEngine(tokens=10**9)
-        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 0.02, 1.0)
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 0.02, 0.3, 0.3)
         await worker.start()
         while not engine.requests:
             await asyncio.sleep(0.001)
@@ -195,25 +231,117 @@ def test_a_retired_worker_delivers_nothing_more_and_says_why():
     assert buffer.finished == []
 
 
-def test_only_groups_that_are_still_worked_on_are_renewed():
-    """A delivered group is no longer the worker's: renewing it would only bring a false alarm."""
+def test_only_groups_that_are_still_worked_on_are_reported():
+    """A delivered group is no longer the worker's: reporting it would only bring a false alarm."""
     buffer = FakeBuffer(1)
-    renewed: list[GroupKey] = []
-
-    async def renew(worker, keys):
-        renewed.extend(keys)
-        return []
-
-    buffer.renew = renew
 
     async def main() -> None:
-        worker = RolloutWorker("w0", FakeEngine, lambda: str, buffer, FakeVerifiers(), 2, 0.01, 1.0)
+        worker = RolloutWorker("w0", FakeEngine, lambda: str, buffer, FakeVerifiers(), 2, 0.01, 0.3, 0.3)
         await worker.start()
         while not buffer.finished:
             await asyncio.sleep(0.001)
-        renewed.clear()
+        buffer.reports.clear()
         await asyncio.sleep(0.05)
         await worker.close()
 
     asyncio.run(main())
-    assert renewed == []
+    assert buffer.reports == []
+
+
+def test_tokens_are_reported_once_each_while_the_answer_goes_on():
+    engine, buffer = FakeEngine(tokens=400, pause=0.001), FakeBuffer(1)
+    run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 1)
+    of_first = [p for report in buffer.reports for p in report.pieces if p.sample_index == 0]
+    assert len(of_first) > 3
+    assert [p.offset for p in of_first[1:]] == [p.end for p in of_first[:-1]]
+    told = [int(t) for p in of_first for t in p.segment.token_ids]
+    assert told == buffer.finished[0].rollouts[0].response.token_ids.tolist()[: len(told)]
+
+
+def test_a_report_that_got_no_answer_is_said_again():
+    engine, buffer = FakeEngine(tokens=300, pause=0.001), FakeBuffer(1)
+    report, calls = buffer.report, []
+
+    async def deaf(worker, progress):
+        calls.append(progress)
+        if len(calls) <= 2:
+            raise DeadlineExceeded("waiting for buffer.report: no answer")
+        return await report(worker, progress)
+
+    buffer.report = deaf
+    run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 1)
+    first = next(p for g in buffer.reports for p in g.pieces if p.sample_index == 0)
+    assert (first.offset, len(first.segment) > 1) == (0, True)
+
+
+def test_an_answer_goes_on_from_what_the_lease_brings_and_its_budget_shrinks():
+    buffer, engine = FakeBuffer(1), FakeEngine(tokens=2)
+    known = Segment.of([9, 9, 9], [-1.0] * 3, [0, 0, 1], None)
+    whole = Segment.of([4, 4], [-1.0] * 2, [0, 0], "stop")
+    verdict = Verdict(0.0, "wrong", "fake", "1")
+    pieces = (Piece(0, "answer", 0, known), Piece(1, "answer", 0, whole, verdict), Piece(2, "answer", 0, whole))
+    buffer.left = [replace(buffer.left[0], pieces=pieces)]
+    verifiers = FakeVerifiers()
+    run(engine, buffer, verifiers, lambda: len(buffer.finished) == 1)
+    [request] = engine.requests  # the other two are whole
+    assert request.prompt_ids.tolist() == [5, 6, 9, 9, 9]
+    assert request.max_new_tokens == 8 - 3
+    assert request.seed == sample_seed(7, GroupKey("train", 0, "p0"), 0, "answer", 3)
+    first, second, third = buffer.finished[0].rollouts
+    assert first.response.token_ids.tolist() == [9, 9, 9, 0, 1]
+    assert first.response.versions.tolist() == [0, 0, 1, 0, 0]
+    assert first.prompt_ids.tolist() == [5, 6]
+    assert second.verdict == verdict  # kept
+    assert third.verdict.reward == 1.0
+    assert len(verifiers.requests) == 2
+
+
+def test_an_interrupted_group_is_given_back_with_every_token():
+    buffer, engine = FakeBuffer(1), FakeEngine(tokens=10**9, pause=0.001)
+
+    def until() -> bool:
+        if len(engine.requests) == 3 and not buffer.given_back:
+            buffer.unwanted = [GroupKey("train", 0, "p0")]
+        return bool(buffer.given_back)
+
+    run(engine, buffer, FakeVerifiers(), until)
+    [(report, reason)] = buffer.given_back
+    assert (report.attempt, reason) == (2, "interrupted")
+    assert sorted(engine.aborted) == sorted(r.id for r in engine.requests)
+    told = {i: [p for r in [*buffer.reports, report] for p in r.pieces if p.sample_index == i] for i in range(3)}
+    for index, request in enumerate(engine.requests):
+        assert sum(len(p.segment) for p in told[index]) == engine.given[request.id]
+    assert buffer.finished == []
+
+
+def test_a_worker_outlives_its_buffer():
+    engine, buffer = FakeEngine(tokens=50, pause=0.002), FakeBuffer(4)
+    report, answers = buffer.report, iter([True, False])
+
+    async def lost_once(worker, progress):
+        if not next(answers, True):
+            raise PeerLost("buffer died during report")
+        return await report(worker, progress)
+
+    buffer.report = lost_once
+    run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 2, patience=5.0)
+    assert len(engine.aborted) == 2 * 3  # what ran is dropped: the new buffer knows nothing of its lease
+
+
+def test_a_buffer_that_stays_away_ends_the_worker():
+    buffer = FakeBuffer(1)
+
+    async def gone(*args):
+        raise PeerLost("buffer died")
+
+    buffer.lease = buffer.report = buffer.revoked = gone
+    with pytest.raises(PeerLost, match="buffer died"):
+        run(FakeEngine(), buffer, FakeVerifiers(), lambda: False)
+
+
+def test_verdicts_are_asked_for_together():
+    """Answers that end while calls are under way share the next one."""
+    buffer, verifiers = FakeBuffer(8), FakeVerifiers(seconds=0.02)
+    run(FakeEngine(), buffer, verifiers, lambda: len(buffer.finished) == 8, max_concurrent=8)
+    assert sum(verifiers.sizes) == 24
+    assert len(verifiers.sizes) < 12

@@ -2,7 +2,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.events import Dropped, Finished, Leased, PayloadRef, PhaseBegun, Released, Trained
+from rollout.events import (
+    Discarded,
+    Dropped,
+    Finished,
+    Leased,
+    PayloadRef,
+    PhaseBegun,
+    Progressed,
+    Refused,
+    Released,
+    Trained,
+)
 from rollout.ledger import IllegalTransition, Ledger, PromptOrder
 from rollout.records import GroupKey
 
@@ -11,8 +22,12 @@ def key(name: str, epoch: int = 0) -> GroupKey:
     return GroupKey("train", epoch, name)
 
 
-def finished(name: str, versions: tuple[int, int] = (0, 0), fate="buffered", worker="w", batch=0) -> Finished:
-    return Finished(key(name), worker, PayloadRef(1, batch), *versions, fate, "" if fate == "buffered" else "why")
+def finished(name: str, versions: tuple[int, int] = (0, 0), fate="buffered", worker="w", attempt=0) -> Finished:
+    return Finished(key(name), worker, attempt, PayloadRef(1, 0), *versions, fate, "" if fate == "buffered" else "why")
+
+
+def progressed(name: str, attempt: int = 0, batch: int = 0) -> Progressed:
+    return Progressed(key(name), "w", attempt, PayloadRef(1, batch), 7)
 
 
 def begun(version: int, done: int = 0, iteration: int = 0) -> PhaseBegun:
@@ -41,7 +56,14 @@ def test_a_group_goes_from_free_to_trained():
         (history("a"), Leased(key("a"), "w", 1), "needs a group that is free"),
         (history("a", Trained((key("a"),), 1)), Trained((key("a"),), 1), "is trained"),
         (history("a", Dropped(key("a"), "stale")), Trained((key("a"),), 1), "is dropped"),
-        ([Leased(key("a"), "w", 0)], finished("a", worker="v"), "leased to w, v cannot finish it"),
+        (
+            [Leased(key("a"), "w", 0)],
+            finished("a", worker="v"),
+            "by v under lease 0, but it is leased to w under lease 0",
+        ),
+        ([Leased(key("a"), "w", 1)], finished("a"), "by w under lease 0, but it is leased to w under lease 1"),
+        ([Leased(key("a"), "w", 1)], progressed("a"), "by w under lease 0, but it is leased to w under lease 1"),
+        ([Leased(key("a"), "w", 0)], Discarded(key("a"), (0,), 5, "stale"), "needs a group that is free"),
     ],
 )
 def test_illegal_transitions_are_refused_and_change_nothing(before, event, message):
@@ -59,19 +81,20 @@ def test_training_half_known_groups_trains_none():
     assert ledger.state(key("a")) == "buffered"
 
 
-def test_refused_deliveries_are_counted_by_state():
+def test_refused_deliveries_are_counted_by_state_and_change_nothing():
     ledger = Ledger([begun(0), *history("a")])
-    ledger.refuse(key("a"))
-    ledger.refuse(key("a"))
-    ledger.refuse(key("never leased"))
-    assert ledger.refused == {"buffered": 2, "free": 1}
+    for _ in range(2):
+        ledger.apply(Refused(key("a"), "w", 0, "finish", "buffered", 12))
+    assert ledger.refused == {"buffered": 2}
+    assert ledger.state(key("a")) == "buffered"
 
 
 def test_attempts_are_counted_over_lost_leases():
     ledger = Ledger([begun(0), Leased(key("a"), "w", 0), Released(key("a"), "expired"), Leased(key("a"), "v", 1)])
     assert ledger.attempts(key("a")) == 2
-    assert ledger.holds("v", key("a"))
-    assert not ledger.holds("w", key("a"))
+    assert ledger.holds("v", key("a"), 1)
+    assert not ledger.holds("w", key("a"), 0)
+    assert not ledger.holds("v", key("a"), 0)
 
 
 def test_leases_end_with_their_phase():
@@ -79,58 +102,48 @@ def test_leases_end_with_their_phase():
     assert ledger.state(key("a")) == "free"
 
 
-def test_a_resume_forgets_what_lost_weights_sampled_and_reopens_what_they_trained():
-    """Phase begun at version 10; the checkpoint is of step 2 (version 12); steps 3 and 4 are lost."""
+def test_a_resume_loses_nothing_that_is_on_the_record():
+    """The checkpoint is of step 1; steps 2 and 3 are on the record and will be trained again."""
+    steps = [Trained((key(name),), version) for name, version in (("a", 11), ("b", 12), ("c", 13))]
     events = [
         begun(10),
-        *history("trained before", Trained((key("trained before"),), 12), versions=(10, 10)),
-        *history("trained after", Trained((key("trained after"),), 13), versions=(11, 12)),
-        *history("ready", versions=(12, 12)),
-        *history("lost", versions=(12, 13)),
-        *history("lost and trained", Trained((key("lost and trained"),), 14), versions=(13, 13)),
-        Leased(key("dropped"), "w", 0),
-        finished("dropped", (11, 11), fate="dropped"),
-        Leased(key("dropped by lost weights"), "w", 0),
-        finished("dropped by lost weights", (14, 14), fate="dropped"),
+        *history("a", steps[0], versions=(10, 10)),
+        *history("b", steps[1], versions=(10, 11)),
+        *history("c", steps[2], versions=(12, 12)),
+        *history("ready", versions=(13, 13)),
         Leased(key("running"), "w", 0),
-        begun(12, done=2),
+        begun(11, done=1),
     ]
     ledger = Ledger(events)
-    assert {k.prompt_id: e.state for k, e in ledger.entries.items()} == {
-        "trained before": "trained",
-        "trained after": "buffered",
-        "ready": "buffered",
-        "lost": "free",
-        "lost and trained": "free",
-        "dropped": "dropped",
-        "dropped by lost weights": "free",
-        "running": "free",
-    }
-    assert {k.prompt_id for k in ledger.lost} == {"lost", "lost and trained", "dropped by lost weights"}
+    states = {k.prompt_id: e.state for k, e in ledger.entries.items()}
+    assert states == {"a": "trained", "b": "trained", "c": "trained", "ready": "buffered", "running": "free"}
+    assert ledger.steps == {0: steps}
 
 
-def test_a_phase_begun_anew_under_a_used_number_is_not_confused_with_the_lost_one():
-    """No checkpoint: the phase's weights were version 10, step 1 made a lost 11, and the new start is 11."""
-    events = [begun(10), *history("first", versions=(10, 10)), *history("lost", versions=(11, 11)), begun(11)]
-    ledger = Ledger(events)
-    assert (ledger.state(key("first")), ledger.state(key("lost"))) == ("buffered", "free")
+def test_steps_belong_to_the_phase_that_made_them():
+    first, second = Trained((key("a"),), 11), Trained((key("b"),), 16)
+    ledger = Ledger([begun(10), *history("a", first), begun(15, iteration=1), *history("b", second)])
+    assert ledger.steps == {0: [first], 1: [second]}
 
 
-def test_a_second_resume_measures_from_the_first():
-    events = [
-        begun(10),
-        begun(11),  # begun anew: step k is version 11 + k from here on
-        *history("of step 2", versions=(13, 13)),
-        *history("of step 3", versions=(14, 14)),
-        begun(13, done=2),
-    ]
-    ledger = Ledger(events)
-    assert (ledger.state(key("of step 2")), ledger.state(key("of step 3"))) == ("buffered", "free")
+def test_pieces_are_kept_until_the_group_is_finished():
+    ledger = Ledger([begun(0), Leased(key("a"), "w", 0), progressed("a", batch=3), Released(key("a"), "expired")])
+    assert ledger.unfinished() == [key("a")]
+    ledger.apply(Leased(key("a"), "w", 1))
+    ledger.apply(progressed("a", attempt=1, batch=4))
+    assert ledger.entries[key("a")].pieces == [PayloadRef(1, 3), PayloadRef(1, 4)]
+    ledger.apply(finished("a", attempt=1))
+    assert ledger.entries[key("a")].pieces == []
+    assert ledger.unfinished() == []
 
 
-def test_earlier_iterations_are_not_touched_by_a_resume():
-    events = [begun(10, iteration=0), *history("a", Trained((key("a"),), 11), versions=(10, 10)), begun(5, iteration=1)]
-    assert Ledger(events).state(key("a")) == "trained"
+def test_a_sample_that_started_again_is_told_from_its_siblings():
+    ledger = Ledger([begun(0), Leased(key("a"), "w", 0), progressed("a"), Released(key("a"), "interrupted")])
+    ledger.apply(Discarded(key("a"), (1,), 4, "stale"))
+    ledger.apply(Leased(key("a"), "w", 1))
+    ledger.apply(progressed("a", attempt=1, batch=1))
+    entry = ledger.entries[key("a")]
+    assert (len(entry.pieces), entry.restarted) == (2, {1: 1})  # of sample 1 only the second piece counts
 
 
 # -- the order of prompts ---------------------------------------------------------------------------------------
@@ -172,7 +185,7 @@ def test_whatever_happens_and_however_often_it_restarts_no_prompt_is_skipped_or_
     for action in data.draw(st.lists(st.sampled_from(["lease", "lease", "finish", "release", "crash"]), max_size=60)):
         if action == "lease":
             leased.append(order.next())
-            record(Leased(leased[-1], "w", 0))
+            record(Leased(leased[-1], "w", ledger.attempts(leased[-1])))
         elif action == "crash":  # leases are void, everything else is in the log
             events.append(begun(0))
             ledger = Ledger(events)
@@ -181,7 +194,7 @@ def test_whatever_happens_and_however_often_it_restarts_no_prompt_is_skipped_or_
         elif leased:
             group = leased.pop(data.draw(st.integers(0, len(leased) - 1)))
             if action == "finish":
-                record(Finished(group, "w", PayloadRef(1, 0), 0, 0, "buffered"))
+                record(Finished(group, "w", ledger.attempts(group) - 1, PayloadRef(1, 0), 0, 0, "buffered"))
                 done.append(group)
             else:
                 record(Released(group, "given_back"))

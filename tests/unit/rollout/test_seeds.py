@@ -3,7 +3,7 @@ from rollout.seeds import sample_seed
 
 
 def test_a_seed_is_the_same_on_every_machine():
-    assert sample_seed(7, GroupKey("train", 0, "p0"), 3) == 3905423377792505639
+    assert sample_seed(7, GroupKey("train", 0, "p0"), 3) == 5829260087951136754
 
 
 def test_seeds_differ_by_run_purpose_epoch_prompt_and_sample():
@@ -16,3 +16,10 @@ def test_seeds_differ_by_run_purpose_epoch_prompt_and_sample():
 def test_neighbouring_fields_do_not_run_into_each_other():
     assert sample_seed(1, GroupKey("train", 1, "1"), 0) != sample_seed(1, GroupKey("train", 11, ""), 0)
     assert sample_seed(11, GroupKey("train", 1, "p"), 0) != sample_seed(1, GroupKey("train", 11, "p"), 0)
+
+
+def test_what_goes_on_later_draws_numbers_of_its_own():
+    key = GroupKey("train", 0, "p0")
+    seeds = [sample_seed(7, key, 0, call, position) for call in ("answer", "second") for position in (0, 1, 40)]
+    assert len(set(seeds)) == 6
+    assert seeds[0] == sample_seed(7, key, 0)
