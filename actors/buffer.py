@@ -180,7 +180,13 @@ class RolloutBuffer:
         self._notify()
         await self._books.sync()
         if isinstance(phase, RLPhase):
-            self._tidying = asyncio.create_task(self._books.compact())  # takes minutes for gigabytes: nobody waits
+            self._tidying = asyncio.create_task(self._tidy())  # minutes for gigabytes: nobody waits
+
+    async def _tidy(self) -> None:
+        try:
+            await self._books.compact()
+        except OSError as error:
+            logger.warning("%s was not compacted, everything in it stays readable: %s", self._books, error)
 
     def _begin(self, event: PhaseBegun) -> None:
         """Void whatever was under way: a controller that begins a phase knows of nothing before it."""
