@@ -1,6 +1,8 @@
 """The `actors` section of a run file: how many of each, and how long they wait for one another."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ActorsConfig(BaseModel):
@@ -9,15 +11,26 @@ class ActorsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rollout_workers: int = Field(1, ge=1, le=4096, description="Rollout workers, one engine each.")
-    worker_restarts: int = Field(
-        3, ge=0, description="Rollout workers that are replaced after their end before the run gives up."
+    restarts: int = Field(
+        10, ge=0, description="Process failures, of all kinds together, that are mended before the run gives up."
+    )
+    suspect_s: float = Field(
+        10.0, gt=0, description="Seconds of silence after which a rollout worker's groups are given to others."
+    )
+    silent_s: float = Field(
+        30.0, gt=0, description="Seconds of silence after which a process is killed and started again."
     )
     start_timeout_s: float = Field(300.0, gt=0, description="Seconds an actor may take to come up.")
     call_timeout_s: float = Field(120.0, gt=0, description="Seconds one actor may wait for another's answer.")
     learner_timeout_s: float = Field(
         600.0, gt=0, description="Seconds one learner call (a step, a checkpoint) may take."
     )
-    stall_s: float = Field(120.0, gt=0, description="Seconds without a finished group after which the run gives up.")
+    stall_s: float = Field(
+        120.0, gt=0, description="Seconds without any progress after which the run says who waits for whom, and acts."
+    )
+    on_stall: Literal["restart", "abort"] = Field(
+        "restart", description="What is done then: restart what is silent (or the learning side), or end the run."
+    )
     lease_timeout_s: float = Field(
         120.0, gt=0, description="Seconds a leased group may take before it is leased again."
     )
@@ -27,8 +40,19 @@ class ActorsConfig(BaseModel):
     overlap_sync: bool = Field(
         True, description="Begin the next training step while the engines still take the weights of the last."
     )
+    weight_transport: Literal["auto", "shared_memory", "tcp", "nccl", "cuda_ipc"] = Field(
+        "auto", description="How weights reach the engines; auto: NCCL on GPUs, else shared memory or, over hosts, TCP."
+    )
     probe_tolerance: float = Field(
         1e-3,
         gt=0,
         description="Largest |log-prob| difference between engine and learner after a weight sync.",
     )
+
+    @model_validator(mode="after")
+    def _suspicion_comes_first(self) -> Self:
+        if self.suspect_s >= self.silent_s:
+            raise ValueError(
+                f"actors.suspect_s must be less than actors.silent_s, got {self.suspect_s:g} and {self.silent_s:g}"
+            )
+        return self

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors import watchdog
 from actors.pulse import Pulse, Vitals, with_vitals
-from actors.waiting import PeerLost, name_this_process, this_process, within
+from actors.waiting import DeadlineExceeded, PeerAway, PeerLost, name_this_process, this_process, within
 from rollout.records import BatchInfo
 
 C = TypeVar("C")
@@ -61,7 +61,7 @@ class Peer:
 
         Raises:
             DeadlineExceeded: No answer within the peer's deadline.
-            PeerLost: Its process died.
+            PeerLost: Its process died; `PeerAway` when another one takes its place.
         """
         return await self._answer(getattr(self._handle, method).remote(*args, **kwargs), method)
 
@@ -76,9 +76,8 @@ class Peer:
             raise cause from None
         except ray.exceptions.RayActorError as error:
             reason = str(error).strip().splitlines()
-            raise PeerLost(
-                f"{self._name} died during {method}: {reason[-1] if reason else 'no reason known'}"
-            ) from None
+            lost = PeerAway if isinstance(error, ray.exceptions.ActorUnavailableError) else PeerLost
+            raise lost(f"{self._name} died during {method}: {reason[-1] if reason else 'no reason known'}") from None
 
     def kill(self) -> None:
         """End the process now and for good, also one that is stopped (that takes Ray some seconds)."""
@@ -184,28 +183,29 @@ async def prod(process: Pulse) -> str:
     """Make a process write the stacks of all its threads, from outside, on whatever node it runs.
 
     Returns:
-        Its state as the kernel has it: `T` is a stopped one, which writes nothing; `gone` when it has ended.
-
-    Raises:
-        DeadlineExceeded: Its node does not answer.
+        Its state as the kernel has it: `T` is a stopped one, which writes nothing; in words when it has ended, or
+        when its node does not answer.
     """
     where = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
     task = ray.remote(num_cpus=0, max_retries=0)(_prod).options(scheduling_strategy=where)
     reference = task.remote(process.process_id, process.born)
     what = f"{this_process()} waits for the state of {process.name} (process {process.process_id})"
-    return await within(_PROD_TIMEOUT_S, _value(reference), what)
+    try:
+        return await within(_PROD_TIMEOUT_S, _value(reference), what)
+    except (DeadlineExceeded, ray.exceptions.RayError) as error:
+        return f"its node does not answer ({type(error).__name__})"
 
 
 def _prod(process_id: int, born: float) -> str:
     try:
         process = psutil.Process(process_id)
         if process.create_time() != born:
-            return "gone"  # the number belongs to another process by now
+            return "its process is gone"  # the number belongs to another process by now
         with open(f"/proc/{process_id}/stat") as stat:
             state = stat.read().rsplit(")", 1)[1].split()[0]
         process.send_signal(signal.SIGUSR1)
     except (psutil.NoSuchProcess, FileNotFoundError):
-        return "gone"
+        return "its process is gone"
     return state
 
 

@@ -21,6 +21,10 @@ class PeerLost(RuntimeError):
     """A process that was asked for something died. The message names it and says what is known."""
 
 
+class PeerAway(PeerLost):
+    """The same, and another process takes its place, newly constructed: ask again in a while."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """One wait that is open now."""

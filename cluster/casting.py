@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.pulse import Pulse
 from cluster.materials import Materials, Recipe
 from cluster.settings import Refused
 from trainer.phases import RLoopSchedule
@@ -12,6 +13,10 @@ from trainer.phases import RLoopSchedule
 if TYPE_CHECKING:
     from actors.ray_app import Peer
     from cluster.config import RunConfig
+
+
+PATIENCE = 3
+"""The controller's own patience, in units of `actors.stall_s`: the supervisor, who can do something, acts first."""
 
 
 class Casting:
@@ -56,7 +61,7 @@ class Casting:
             self._config.cluster.seed,
             actors.lease_timeout_s,
             peer=self._ray_app.BufferPeer,
-            deadline_s=actors.stall_s + actors.call_timeout_s,
+            deadline_s=PATIENCE * actors.stall_s + actors.call_timeout_s,
         )
 
     def worker(self, name: str, model_dir: str, buffer: "Peer", verifiers: "Peer") -> "Peer":
@@ -80,6 +85,7 @@ class Casting:
             env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
             num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
             deadline_s=actors.start_timeout_s,
+            comes_back=False,  # another worker takes its place, under another name
         )
 
     def ranks(self, model_dir: str) -> "dict[str, Peer]":
@@ -109,8 +115,8 @@ class Casting:
             for rank in range(size)
         }
 
-    def broadcaster(self, workers: "dict[str, Peer]", materials: Materials) -> "Peer":
-        """The weight broadcaster."""
+    def broadcaster(self, materials: Materials) -> "Peer":
+        """The weight broadcaster; workers join it when they are up."""
         from actors.broadcaster import WeightBroadcaster
 
         actors = self._config.actors
@@ -138,7 +144,7 @@ class Casting:
             warmup_dataset=recipe.warmup_dataset,
             base_cache=recipe.base_cache,
             seed=config.cluster.seed,
-            stall_s=config.actors.stall_s,
+            stall_s=PATIENCE * config.actors.stall_s,
             checkpoint_every_s=config.actors.checkpoint_every_s,
             config_digest=config.digest(),
             overlap_sync=config.actors.overlap_sync,
@@ -154,6 +160,10 @@ class Casting:
             broadcaster,
             deadline_s=float("inf"),  # `run` takes as long as the run; its own waits have deadlines
         )
+
+    async def prod(self, process: Pulse) -> str:
+        """Make a process write its stacks into `logs/`; returns its state (see `ray_app.prod`)."""
+        return await self._ray_app.prod(process)  # type: ignore[no-any-return]
 
     def _host(self, cls: type, name: str, *args: Any, deadline_s: float | None = None, **options: Any) -> "Peer":
         return self._ray_app.host(

@@ -20,8 +20,11 @@ from actors.manifest import Manifest
 from actors.ray_settings import prepare_local_cluster
 from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, unless, while_progressing, within
-from cluster.casting import Casting, make_schedule
+from cluster.casting import PATIENCE, Casting, make_schedule
+from cluster.ensemble import Ensemble
+from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
+from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
 
@@ -35,31 +38,20 @@ _POLL_S = 0.5
 _STOP_S = 20.0  # a stop request is answered with a checkpoint within this time
 _CLOSE_S = 8.0  # and everybody is gone this much later, or killed
 _ANSWER_S = 5.0  # the controller answers questions between two awaits
+_NO_CHECKPOINT = "no new checkpoint could be written; the last committed one stands"
 
 Show = Callable[[RunStatus], None]
 
 
 class Crew:
-    """The actors that are up, in the order they came up; takes them down in the reverse order."""
+    """The actors that have been hired, in order; takes them down in the reverse order."""
 
-    def __init__(self, start_timeout_s: float) -> None:
-        self._start_timeout_s = start_timeout_s
+    def __init__(self) -> None:
         self._down: list[Callable[[float], Awaitable[None]]] = []
 
-    async def up(self, peers: "dict[str, Peer]", first_call: str, *args: Any) -> None:
-        """Wait until actors answer their first call; the first that fails is raised with its name."""
-        self._down.append(partial(close_all, peers))
-        await asyncio.gather(
-            *(
-                within(self._start_timeout_s, peer.call(first_call, *args), f"{name} comes up")
-                for name, peer in peers.items()
-            )
-        )
-
-    async def workforce(self, workforce: Workforce, count: int) -> None:
-        """Bring up the rollout workers."""
-        self._down.append(workforce.down)
-        await workforce.up(count)
+    def add(self, peers: "dict[str, Peer] | Workforce") -> None:
+        """These have been hired."""
+        self._down.append(peers.down if isinstance(peers, Workforce) else partial(close_all, peers))
 
     async def down(self) -> None:
         """Close everyone, newest first; whoever does not answer in time is killed."""
@@ -86,7 +78,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
         if finished := _already_finished(config, run_dir, materials):
             return finished
         with _stop_signals() as stop, _ray(config) as (ray_app, gpus):
-            crew = Crew(config.actors.start_timeout_s)
+            crew = Crew()
             try:
                 casting = Casting(config, run_dir, ray_app, gpus)
                 assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
@@ -124,16 +116,11 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRo
     materials = Materials(Recipe(str(checkpoint), "", ""), train_prompts, held_out, probe)
     scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-"))
     with _ray(config) as (ray_app, gpus):
-        crew = Crew(config.actors.start_timeout_s)
+        crew = Crew()
         try:
             casting = Casting(config, scratch, ray_app, gpus)
-            buffer, verifiers = await _assemble_scoring(casting, scratch, materials, crew, show)
-            show(RunStatus(waiting="engines"))
-            workforce = _workforce(config, casting, str(checkpoint), buffer, verifiers)
-            await crew.workforce(workforce, config.actors.rollout_workers)
-            await workforce.start()
-            show(RunStatus(state="running", phase="eval", waiting="evaluation"))
-            counts = await _counts(buffer, workforce, config)
+            buffer, supervisor = await _assemble_evaluation(config, casting, scratch, materials, crew, show)
+            counts = await _watch_evaluation(buffer, supervisor, show)
         except BaseException as error:
             error.add_note(f"what each process wrote: {scratch / 'logs'}")
             raise
@@ -145,25 +132,49 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRo
     return EvalRow(str(checkpoint), "evaluation", summarize(counts, config.eval.ks), len(counts), config.eval.samples)
 
 
-async def _counts(buffer: "Peer", workforce: Workforce, config: "RunConfig") -> Any:
-    """Evaluate, as long as groups keep finishing and there are workers."""
+async def _assemble_evaluation(
+    config: "RunConfig", casting: Casting, scratch: Path, materials: Materials, crew: Crew, show: Show
+) -> "tuple[Peer, Supervisor]":
+    """Bring everyone up for an evaluation, with nobody who learns."""
+    verifiers = await _verifiers(config, casting, crew, show)
+    show(RunStatus(waiting="engines"))
+    buffer = casting.buffer(scratch / "journal", materials)
+    crew.add({"buffer": buffer})
+    patience = config.actors.start_timeout_s
+    workforce = Workforce(casting, materials.recipe.model_dir, buffer, verifiers.peers["verifiers"], patience)
+    crew.add(workforce)
+    await workforce.hire(config.actors.rollout_workers)
+    run = partial(_counts, buffer, config)
+    core = Ensemble({"buffer": buffer}, workforce.enlist_all, patience, run)
+    await core.start()
+    return buffer, _supervisor(config, casting, scratch, core, verifiers, workforce)
+
+
+async def _counts(buffer: "Peer", config: "RunConfig") -> Any:
+    """Evaluate, as long as groups keep finishing."""
 
     async def finished() -> int:
         status: BufferStatus = await buffer.status()
         return status.finished
 
-    plan, stall_s = config.eval, config.actors.stall_s
+    plan, patience = config.eval, PATIENCE * config.actors.stall_s
     await buffer.begin_eval(0, plan.samples, plan.temperature, plan.limit)
-    result = asyncio.ensure_future(while_progressing(lambda: buffer.eval_result(stall_s), finished))
-    illness = asyncio.ensure_future(workforce.watch())
+    return await while_progressing(lambda: buffer.eval_result(patience), finished)
+
+
+async def _watch_evaluation(buffer: "Peer", supervisor: Supervisor, show: Show) -> Any:
+    """Show the evaluation until it ends; returns its counts."""
+    watching = asyncio.ensure_future(supervisor.watch())
     try:
-        await asyncio.wait((result, illness), return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise PeerLost(illness.result())
-        return result.result()
+        while not watching.done():
+            await asyncio.wait((watching,), timeout=_POLL_S)
+            if not watching.done() and (status := await _ask("buffer", buffer, "status")):
+                picture = RunStatus(state="running", phase="eval", waiting="evaluation", buffer=status)
+                supervisor.see(picture)
+                show(replace(picture, message=supervisor.note))
+        return watching.result()
     finally:
-        result.cancel()
-        illness.cancel()
+        watching.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -201,92 +212,110 @@ def _ray(config: "RunConfig") -> Iterator[tuple[Any, int]]:
         yield ray_app, gpus
 
 
-async def _assemble_scoring(casting: Casting, run_dir: Path, materials: Materials, crew: Crew, show: Show) -> Any:
-    """Verifiers and buffer. Returns both."""
-    show(RunStatus(waiting="verifiers and buffer"))
-    verifiers = casting.verifiers()
-    buffer = casting.buffer(run_dir / "journal", materials)
-    await crew.up({"verifiers": verifiers}, "start")
-    await crew.up({"buffer": buffer}, "status")
-    return buffer, verifiers
-
-
-def _workforce(config: "RunConfig", casting: Casting, model_dir: str, buffer: "Peer", verifiers: "Peer") -> Workforce:
-    actors = config.actors
-    return Workforce(casting, model_dir, buffer, verifiers, actors.worker_restarts, actors.start_timeout_s)
+async def _verifiers(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> Ensemble:
+    """The verifier pool, up: a verifier that cannot be loaded is told before anything else starts."""
+    show(RunStatus(waiting="verifiers"))
+    peers = {"verifiers": casting.verifiers()}
+    crew.add(peers)
+    verifiers = Ensemble(peers, partial(peers["verifiers"].call, "start"), config.actors.start_timeout_s)
+    await verifiers.start()
+    return verifiers
 
 
 async def _assemble(
     config: "RunConfig", casting: Casting, run_dir: Path, materials: Materials, crew: Crew, show: Show
-) -> "tuple[Peer, Workforce]":
-    """Bring everyone up; returns controller and workers. Engines and ranks start side by side: that is most of it."""
-    buffer, verifiers = await _assemble_scoring(casting, run_dir, materials, crew, show)
+) -> "tuple[Peer, Supervisor]":
+    """Bring everyone up; returns the controller, whose run has begun, and the supervisor.
+
+    Engines and ranks start side by side: that is most of it.
+    """
+    verifiers = await _verifiers(config, casting, crew, show)
     show(RunStatus(waiting="engines and learner ranks"))
-    workforce = _workforce(config, casting, materials.recipe.model_dir, buffer, verifiers)
-    ranks = casting.ranks(materials.recipe.model_dir)
-    patience = config.actors.start_timeout_s
-
-    async def connect_ranks() -> None:
-        master = await next(iter(ranks.values())).call("rendezvous")
-        await crew.up(ranks, "connect", *master, patience)
-
-    await asyncio.gather(crew.workforce(workforce, config.actors.rollout_workers), connect_ranks())
-    broadcaster = casting.broadcaster(workforce.workers, materials)
-    await crew.up({"broadcaster": broadcaster}, "probe_sequences")
-    await workforce.start(broadcaster)
+    patience, model_dir = config.actors.start_timeout_s, materials.recipe.model_dir
+    buffer, broadcaster = casting.buffer(run_dir / "journal", materials), casting.broadcaster(materials)
+    crew.add({"buffer": buffer})
+    workforce = Workforce(casting, model_dir, buffer, verifiers.peers["verifiers"], patience, broadcaster)
+    crew.add(workforce)
+    hiring = asyncio.ensure_future(workforce.hire(config.actors.rollout_workers))
+    ranks = casting.ranks(model_dir)
+    crew.add(ranks)
+    crew.add({"broadcaster": broadcaster})
     controller = casting.controller(materials, buffer, ranks, broadcaster)
-    await crew.up({"controller": controller}, "process_id")
-    return controller, workforce
+    crew.add({"controller": controller})
+
+    async def bring_up() -> None:
+        await asyncio.gather(hiring, _connect(ranks, patience))
+        await workforce.enlist_all()
+
+    peers = {"buffer": buffer, "broadcaster": broadcaster, **ranks, "controller": controller}
+    core = Ensemble(peers, bring_up, patience, partial(controller.call, "run"))
+    await core.start()
+    return controller, _supervisor(config, casting, run_dir, core, verifiers, workforce)
 
 
-async def _watch(controller: "Peer", workforce: Workforce, stop: asyncio.Event, show: Show) -> RunStatus:
-    """Show the run until it ends. A stop signal, or too many dead workers, end it with a checkpoint."""
-    run = asyncio.ensure_future(controller.call("run"))
-    illness = asyncio.ensure_future(workforce.watch())
-    failure, give_up_at = "", float("inf")
+async def _connect(ranks: "dict[str, Peer]", patience_s: float) -> None:
+    """Let the ranks find each other, at a port that is free now."""
+    master = await next(iter(ranks.values())).call("rendezvous")
+    await asyncio.gather(
+        *(
+            within(patience_s, rank.call("connect", *master, patience_s), f"{name} joins the other ranks")
+            for name, rank in ranks.items()
+        )
+    )
+
+
+def _supervisor(
+    config: "RunConfig", casting: Casting, run_dir: Path, core: Ensemble, verifiers: Ensemble, workforce: Workforce
+) -> Supervisor:
+    actors = config.actors
+    patience = Patience(
+        actors.suspect_s, actors.silent_s, actors.stall_s, actors.learner_timeout_s, on_stall=actors.on_stall
+    )
+    incidents = Incidents(run_dir / "incidents.jsonl", actors.restarts)
+    return Supervisor(core, verifiers, workforce, incidents, patience, run_dir, casting.prod)
+
+
+async def _watch(controller: "Peer", supervisor: Supervisor, stop: asyncio.Event, show: Show) -> RunStatus:
+    """Show the run until it ends. A stop signal ends it with a checkpoint."""
+    watching = asyncio.ensure_future(supervisor.watch())
+    last, give_up_at = RunStatus(), float("inf")
     clock = asyncio.get_running_loop().time
     try:
-        while not run.done():
-            await asyncio.wait((run,), timeout=_POLL_S)
-            if give_up_at == float("inf") and (stop.is_set() or illness.done()):
-                failure = illness.result() if illness.done() else ""
+        while not watching.done():
+            await asyncio.wait((watching,), timeout=_POLL_S)
+            if stop.is_set() and give_up_at == float("inf"):
                 give_up_at = clock() + _STOP_S
-                await _ask(controller, "stop", failure or "asked to stop")
-            if clock() > give_up_at:
-                return _ended(failure, f"no checkpoint within {_STOP_S:g} s; the last committed one stands")
-            if not run.done() and (picture := await _ask(controller, "status")):
+                await _ask("controller", controller, "stop", "asked to stop")
+            if clock() > give_up_at or (stop.is_set() and supervisor.restarting):
+                return RunStatus(state="interrupted", message=f"asked to stop; {_NO_CHECKPOINT}")
+            if not watching.done():
+                if picture := await _ask("controller", controller, "status"):
+                    supervisor.see(last := picture)
                 stopping = "a checkpoint is being written; Ctrl-C again ends at once" if stop.is_set() else ""
-                show(replace(picture, message=stopping or picture.message or workforce.note))
-        return await _outcome(run, controller, failure)
+                show(replace(last, message=stopping or last.message or supervisor.note))
+        return _outcome(watching, last)
     finally:
-        run.cancel()
-        illness.cancel()
+        watching.cancel()
 
 
-async def _outcome(run: "asyncio.Future[RunStatus]", controller: "Peer", failure: str) -> RunStatus:
-    """The final status; what ended a worker explains more than what the others saw of it."""
+def _outcome(watching: "asyncio.Future[RunStatus]", last: RunStatus) -> RunStatus:
+    """The final status."""
     try:
-        status = run.result()
+        return watching.result()
+    except GivenUp as error:
+        return replace(last, state="failed", message=str(error))
     except Exception as error:
         logger.exception("the run failed")
-        picture = await _ask(controller, "status") or RunStatus()
-        status = replace(picture, state="failed", message=f"{type(error).__name__}: {error}")
-    return replace(status, state="failed", message=failure) if failure and status.state != "finished" else status
+        return replace(last, state="failed", message=f"{type(error).__name__}: {error}")
 
 
-async def _ask(controller: "Peer", method: str, *args: Any) -> Any:
-    """Ask the controller something; None when it does not answer, which its `run` then explains."""
+async def _ask(name: str, peer: "Peer", method: str, *args: Any) -> Any:
+    """Ask for something small; None without an answer: the supervisor finds out why."""
     try:
-        return await within(_ANSWER_S, controller.call(method, *args), f"driver waits for controller.{method}")
+        return await within(_ANSWER_S, peer.call(method, *args), f"driver waits for {name}.{method}")
     except (TimeoutError, PeerLost) as error:
         logger.warning("%s", error)
         return None
-
-
-def _ended(failure: str, message: str) -> RunStatus:
-    if failure:
-        return RunStatus(state="failed", message=f"{failure}; {message}")
-    return RunStatus(state="interrupted", message=message)
 
 
 @contextlib.contextmanager

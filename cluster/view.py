@@ -48,7 +48,7 @@ class LiveView(AbstractContextManager["LiveView"]):
         if self._live:
             self._live.update(panel(self._name, status), refresh=True)
             return
-        now, key = self._clock(), (status.state, status.phase, status.iteration, len(status.evals))
+        now, key = self._clock(), (status.state, status.phase, status.iteration, len(status.evals), status.message)
         if key != self._last or now - self._printed_at >= LINE_EVERY_S:
             self._console.print(line(status), highlight=False, soft_wrap=True, markup=False)
             self._last, self._printed_at = key, now

@@ -1,12 +1,13 @@
-"""Keeps the rollout workers of a run up: one that ends, or falls silent, is replaced, within a budget.
+"""The rollout workers of a run: hired, brought into the run, and replaced by new ones with new names.
 
-Ray sees a killed process in milliseconds and a stopped one not at all, so workers are asked. The order matters: leases
-are freed, a new worker comes up, the broadcaster brings it the current weights and attests them, and only then it
-asks for leases.
+The order matters for a newcomer: its engine comes up, the broadcaster brings it the current weights and attests them,
+and only then it asks for leases. For one that is lost: its process ends, its leases are freed, the broadcaster
+forgets it.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from actors.waiting import within
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SILENT_S = 60.0  # a worker that does not answer for so long counts as lost
+_TELL_S = 5.0  # how long others have to take note that a worker is lost; they find out by themselves, later
 
 
 class Workforce:
-    """The rollout workers of a run or an evaluation."""
+    """The rollout workers. Without a broadcaster they keep the weights they came up with."""
 
     def __init__(
         self,
@@ -29,78 +30,85 @@ class Workforce:
         model_dir: str,
         buffer: "Peer",
         verifiers: "Peer",
-        restarts: int,
         start_timeout_s: float,
-        look_every_s: float = 0.5,
+        broadcaster: "Peer | None" = None,
     ) -> None:
         self._casting = casting
         self._model_dir = model_dir
         self._buffer = buffer
         self._verifiers = verifiers
-        self._restarts = restarts
         self._start_timeout_s = start_timeout_s
-        self._look_every_s = look_every_s
-        self._broadcaster: Peer | None = None
-        self._hired = 0
-        self.workers: dict[str, Peer] = {}
-        self.note = ""
-        """The last replacement, for people."""
-
-    async def up(self, count: int) -> None:
-        """Bring up the first workers, engines and all."""
-        hired = [self._hire() for _ in range(count)]
-        await asyncio.gather(*(self._engine_of(name) for name in hired))
-
-    async def start(self, broadcaster: "Peer | None" = None) -> None:
-        """Let them ask for leases. From now on replacements join `broadcaster`, where there is one."""
         self._broadcaster = broadcaster
-        if broadcaster:
-            for name, worker in self.workers.items():
-                await broadcaster.join(name, worker)
-        await asyncio.gather(*(worker.start() for worker in self.workers.values()))
+        self._hired = 0
+        self._started: set[str] = set()
+        self._coming: dict[str, Peer] = {}
+        self.workers: dict[str, Peer] = {}
+        """Those whose engines are up."""
 
-    async def watch(self) -> str:
-        """Replace workers that end. Returns, with the reason, when the budget is spent."""
-        while True:
-            for name, worker in list(self.workers.items()):
-                try:
-                    await within(_SILENT_S, worker.health(), f"driver waits for {name}")
-                except Exception as error:  # whatever it is, it is this worker's end
-                    reason = f"{name}: {type(error).__name__}: {error}"
-                    if not self._restarts:
-                        return reason
-                    self._restarts -= 1
-                    try:
-                        await self._replace(name, reason)
-                    except Exception as trouble:  # a worker that cannot be replaced is the end of the run too
-                        return f"{reason}; its successor failed: {type(trouble).__name__}: {trouble}"
-            await asyncio.sleep(self._look_every_s)
+    async def hire(self, count: int = 1) -> list[str]:
+        """Bring up new workers, engines and all; returns their names."""
+        names = [f"rollout-worker-{self._hired + i}" for i in range(count)]
+        self._hired += count
+        await asyncio.gather(*(self._come_up(name) for name in names))
+        return names
+
+    async def enlist(self, name: str) -> None:
+        """Bring a worker into the run, weights first; it asks for leases when this returns.
+
+        Call it again for a fresh broadcaster: a worker that has begun to ask for leases goes on with that.
+        """
+        worker = self.workers[name]
+        if self._broadcaster:
+            await self._broadcaster.join(name, worker)
+        if name not in self._started:
+            await worker.start()
+            self._started.add(name)
+
+    async def enlist_all(self) -> None:
+        """Bring everybody into a run that has just come up; who cannot be is left to whoever watches over them."""
+        names = list(self.workers)
+        for name, trouble in zip(names, await _outcomes(self.enlist(name) for name in names), strict=True):
+            if trouble:
+                logger.warning("%s could not be brought into the run: %s", name, trouble)
+
+    async def suspend(self, name: str) -> None:
+        """Give its groups to others. It may be alive: what it delivers later is refused."""
+        await within(_TELL_S, self._buffer.worker_lost(name), f"driver waits for buffer.worker_lost of {name}")
+
+    async def dismiss(self, name: str) -> None:
+        """End a worker for good. Safe to call twice."""
+        worker = self.workers.pop(name, None)
+        if not worker:
+            return
+        worker.kill()
+        told = [self.suspend(name)]
+        if self._broadcaster:
+            told.append(within(_TELL_S, self._broadcaster.leave(name), f"driver waits for broadcaster.leave of {name}"))
+        for trouble in await _outcomes(told):
+            if trouble:
+                logger.warning("the end of %s is not known to everybody yet: %s", name, trouble)
 
     async def down(self, seconds: float) -> None:
         """Close everyone, or kill who does not answer."""
-        await close_all(self.workers, seconds)
+        await close_all({**self._coming, **self.workers}, seconds)
 
-    def _hire(self) -> str:
-        name = f"rollout-worker-{self._hired}"
-        self._hired += 1
-        self.workers[name] = self._casting.worker(name, self._model_dir, self._buffer, self._verifiers)
-        return name
+    async def _come_up(self, name: str) -> None:
+        worker = self._casting.worker(name, self._model_dir, self._buffer, self._verifiers)
+        self._coming[name] = worker
+        try:
+            await within(self._start_timeout_s, worker.engine_pids(), f"{name} comes up")
+            self.workers[name] = worker
+        except BaseException:
+            worker.kill()
+            raise
+        finally:
+            del self._coming[name]
 
-    async def _engine_of(self, name: str) -> Any:
-        return await within(self._start_timeout_s, self.workers[name].engine_pids(), f"{name} comes up")
 
-    async def _replace(self, name: str, reason: str) -> None:
-        logger.warning("a rollout worker is replaced, %d replacements left: %s", self._restarts, reason)
-        self.note = f"replaced {name} ({reason.splitlines()[0][:100]})"
-        self.workers.pop(name).kill()
-        await self._buffer.worker_lost(name)
-        if self._broadcaster:
-            await self._broadcaster.leave(name)
-        successor = self._hire()
-        await self._engine_of(successor)
-        if self._broadcaster:
-            await self._broadcaster.join(successor, self.workers[successor])
-        await self.workers[successor].start()
+async def _outcomes(work: Iterable[Awaitable[Any]]) -> list[Exception | None]:
+    """What each of them raised, if anything."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    return [result if isinstance(result, Exception) else None for result in results]
 
 
 async def close_all(peers: "dict[str, Peer]", seconds: float) -> None:

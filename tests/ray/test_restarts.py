@@ -141,7 +141,7 @@ def test_a_stopped_actor_is_silent_its_state_is_known_and_a_restart_ends_it_with
         assert await ray_app.prod(before) == "T"
         keeper.restart()
         await successor(keeper, before)
-        assert await ray_app.prod(before) == "gone"
+        assert await ray_app.prod(before) == "its process is gone"
         assert await keeper.start() != child
         return child
 

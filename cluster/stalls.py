@@ -1,0 +1,73 @@
+"""Explains a stall: who waits for whom, since when and until when, for which sample or version; who is silent, and
+what a silent process was last seen to do.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.pulse import Pulse
+from actors.waiting import Wait
+
+_STACK_LINES = 30
+_STATES = {"T": "stopped", "D": "in an uninterruptible system call", "Z": "a zombie"}
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A process that does not answer."""
+
+    pulse: Pulse
+    """Its last."""
+    silent_s: float
+    state: str
+    """As the kernel has it, or why that is not known."""
+
+
+def explain(
+    progress: str, pulses: Iterable[Pulse], driver: Iterable[Wait], silent: Iterable[Silent], logs: Path
+) -> str:
+    """The whole explanation, as text.
+
+    Args:
+        progress: What the run got to, and when.
+        pulses: The newest of every actor.
+        driver: What the driver itself waits for.
+        silent: Those that do not answer.
+        logs: Where the processes' stacks are.
+    """
+    pulses, silent = sorted(pulses, key=lambda pulse: pulse.name), list(silent)
+    waits = [("driver", wait) for wait in driver] + [(pulse.name, wait) for pulse in pulses for wait in pulse.waits]
+    waits.sort(key=lambda entry: -entry[1].age_s)
+    lines = [progress, "", "who waits for whom:"]
+    lines += [
+        f"  {w.age_s:7.1f} s of {_seconds(w.deadline_s):>8}  {_with_name(name, w.what)}" for name, w in waits
+    ] or ["  nobody waits for anybody"]
+    lines += ["", "what each is doing:"]
+    for pulse in pulses:
+        doing = ", ".join(f"{one.method} for {one.age_s:.1f} s" for one in pulse.doing) or "nothing"
+        blocked = f"; its event loop has stood still for {pulse.blocked_s:.1f} s" if pulse.blocked_s > 1 else ""
+        lines.append(f"  {pulse.name} (process {pulse.process_id}, {pulse.stamp} done): {doing}{blocked}")
+    lines += ["", "who is silent:"] + ([line for one in silent for line in _silence(one, logs)] or ["  nobody"])
+    return "\n".join(lines) + "\n"
+
+
+def state_in_words(state: str) -> str:
+    """What `prod` told, as half a sentence."""
+    return f"its process is {_STATES.get(state, 'running')} (state {state})" if len(state) == 1 else state
+
+
+def _silence(one: Silent, logs: Path) -> list[str]:
+    state = state_in_words(one.state)
+    head = f"  {one.pulse.name}, process {one.pulse.process_id}, not heard of for {one.silent_s:.1f} s, {state}"
+    file = logs / f"{one.pulse.name}.stacks"
+    stacks = file.read_text(errors="replace").splitlines()[-_STACK_LINES:] if file.exists() else []
+    return [head, *(f"    {line}" for line in stacks)]
+
+
+def _with_name(name: str, what: str) -> str:
+    return what if what.startswith(name) else f"{name}: {what}"
+
+
+def _seconds(seconds: float) -> str:
+    return "no limit" if seconds == float("inf") else f"{seconds:g} s"

@@ -1,0 +1,310 @@
+"""Keeps a run up: listens to every actor's pulse, replaces who is lost, and explains a stall and acts on it.
+
+    who                 lost, or silent for `silent_s`         on the way there
+    rollout worker      replaced by a new one                  silent for `suspect_s`: loses its leases
+    verifier pool       started again in place
+    the learning side   started again, all of it together      its run failed because somebody was lost
+
+Ray sees a killed process in seconds and a stopped one not at all, so everybody is asked. What is not the fault of a
+process (an exception of the run itself) would happen again: it ends the run. So does a spent budget.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from actors.pulse import Pulse
+from actors.records import RunStatus
+from actors.waiting import DeadlineExceeded, PeerLost, open_waits, within
+from cluster.ensemble import Ensemble
+from cluster.incidents import GivenUp, Incident, Incidents
+from cluster.stalls import Silent, explain, state_in_words
+from cluster.workforce import Workforce
+
+if TYPE_CHECKING:
+    from actors.ray_app import Peer
+
+logger = logging.getLogger(__name__)
+
+_CORE = "core"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long silence and standstill are borne."""
+
+    suspect_s: float
+    silent_s: float
+    stall_s: float
+    learner_timeout_s: float
+    """A learner rank that computes for less than this is not a stall."""
+    on_stall: Literal["restart", "abort"] = "restart"
+    answer_s: float = 2.0
+    look_every_s: float = 0.5
+
+
+@dataclass(slots=True)
+class _Vital:
+    """What is known of one actor."""
+
+    heard_at: float
+    pulse: Pulse | None = None
+    suspected: bool = False
+
+
+class Supervisor:
+    """Watches over one run.
+
+    Args:
+        core: The actors that make the run; its `run` is the run.
+        verifiers: The verifier pool.
+        workforce: The rollout workers.
+        incidents: Where failures are written down, and their budget.
+        patience: How long what is borne.
+        run_dir: Has `logs/`; stalls are written to `stalls/`.
+        prod: Makes a process write its stacks and tells its state (`ray_app.prod`).
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        core: Ensemble,
+        verifiers: Ensemble,
+        workforce: Workforce,
+        incidents: Incidents,
+        patience: Patience,
+        run_dir: Path,
+        prod: Callable[[Pulse], Awaitable[str]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ensembles = {_CORE: core, "verifiers": verifiers}
+        self._workforce = workforce
+        self._incidents = incidents
+        self._patience = patience
+        self._run_dir = run_dir
+        self._prod = prod
+        self._clock = clock
+        self._vitals: dict[str, _Vital] = {}
+        self._recoveries: dict[str, tuple[asyncio.Task[None], Incident]] = {}
+        self._seen = RunStatus()
+        self._progress: tuple[object, ...] | None = None
+        self._progress_at = clock()
+
+    # -- what others ask --------------------------------------------------------------------------------------
+
+    async def watch(self) -> Any:
+        """Keep the run up until it ends; returns its result, or raises what ended it.
+
+        Raises:
+            GivenUp: When the budget for failures is spent, or after a stall, where the configuration says so.
+        """
+        try:
+            while not await self._is_over():
+                await self.look()
+                await asyncio.sleep(self._patience.look_every_s)
+            run = self._core.run
+            assert run is not None
+            return run.result()
+        finally:
+            for task, _ in self._recoveries.values():
+                task.cancel()
+            self._incidents.close()
+
+    def see(self, status: RunStatus) -> None:
+        """Take note of a picture of the run: does it progress?"""
+        buffer = status.buffer
+        counts = (buffer.finished, buffer.tokens, buffer.reported)
+        progress = (status.phase, status.iteration, status.step, status.version, len(status.evals), *counts)
+        if self._progress not in (None, progress):
+            self._incidents.progressed()
+        if self._progress != progress:
+            self._progress_at = self._clock()
+        self._seen, self._progress = status, progress
+
+    @property
+    def note(self) -> str:
+        """Who does not answer, or else the last incident, for people."""
+        silent = [name for name, vital in self._vitals.items() if self._silent_s(vital) >= self._patience.suspect_s]
+        return f"{', '.join(sorted(silent))}: no answer" if silent else self._incidents.latest
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the learning side is being brought up again: it cannot be asked for anything then."""
+        return _CORE in self._recoveries
+
+    # -- a look -----------------------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """Ask everybody who should be up, once, and begin to mend what is broken."""
+        self._collect()
+        peers = self._members()
+        answers = await asyncio.gather(*(self._ask(name, peer) for name, peer in peers.items()))
+        self._vitals = {name: self._vitals.get(name, _Vital(self._clock())) for name in peers}
+        for name, (pulse, error) in zip(peers, answers, strict=True):
+            if ailment := await self._judge(name, pulse, error):
+                self._mend(self._unit(name), name, ailment)
+        if self._recoveries or self._computing():
+            self._progress_at = self._clock()
+        if self._clock() - self._progress_at >= self._patience.stall_s:
+            await self._stalled()
+
+    def _members(self) -> "dict[str, Peer]":
+        """Everybody who is up and not being mended."""
+        peers: dict[str, Peer] = dict(self._workforce.workers)
+        for ensemble in self._ensembles.values():
+            peers |= ensemble.peers
+        return {name: peer for name, peer in peers.items() if self._unit(name) not in self._recoveries}
+
+    async def _ask(self, name: str, peer: "Peer") -> tuple[Pulse | None, Exception | None]:
+        """Its pulse, and what is wrong with it by its own account."""
+        pulse = None
+        try:
+            pulse = await within(self._patience.answer_s, peer.call("pulse"), f"driver waits for the pulse of {name}")
+            if name in self._workforce.workers:
+                await within(self._patience.answer_s, peer.call("health"), f"driver waits for the health of {name}")
+        except DeadlineExceeded:
+            pass  # silence is judged by its length
+        except Exception as error:
+            return pulse, error
+        return pulse, None
+
+    async def _judge(self, name: str, pulse: Pulse | None, error: Exception | None) -> str:
+        """What is wrong with an actor, in words; empty when nothing is, or not yet."""
+        vital, now = self._vitals[name], self._clock()
+        ensemble = self._ensembles.get(self._unit(name))
+        if pulse:
+            vital.pulse, vital.heard_at = pulse, now - pulse.blocked_s
+            if ensemble and not ensemble.serves(pulse):
+                return "its process died"
+        if error:
+            logger.warning("%s: %s", name, error)
+            return "its process died" if isinstance(error, PeerLost) else f"{type(error).__name__}: {error}"
+        silent_s = self._silent_s(vital)
+        if silent_s >= self._patience.silent_s:
+            state = await self._prod(vital.pulse) if vital.pulse else "never heard of"
+            return f"no answer for {silent_s:.0f} s, {state_in_words(state)}"
+        suspected, vital.suspected = vital.suspected, silent_s >= self._patience.suspect_s
+        if vital.suspected and not suspected and name in self._workforce.workers:
+            logger.warning("%s has not answered for %.1f s: its groups are given to others", name, silent_s)
+            await self._suspend(name)
+        return ""
+
+    async def _suspend(self, name: str) -> None:
+        try:
+            await self._workforce.suspend(name)
+        except (PeerLost, TimeoutError) as error:
+            logger.warning("%s keeps its groups for now: %s", name, error)
+
+    # -- mending ----------------------------------------------------------------------------------------------
+
+    def _mend(self, unit: str, victim: str, noticed: str) -> None:
+        if unit in self._recoveries:
+            return
+        action = {_CORE: "the learning side starts again", "verifiers": "it starts again"}.get(unit, "it is replaced")
+        incident = self._incidents.begin(victim, noticed, action)
+        self._recoveries[unit] = asyncio.create_task(self._recover(unit)), incident
+
+    async def _recover(self, unit: str) -> None:
+        if ensemble := self._ensembles.get(unit):
+            await ensemble.restart()
+            return
+        await self._workforce.dismiss(unit)
+        (newcomer,) = await self._workforce.hire()
+        async with self._core.steady:
+            try:
+                await self._workforce.enlist(newcomer)
+            except Exception:
+                intact = all(standing == "serves" for standing in (await self._core.standings()).values())
+                if intact and newcomer in self._workforce.workers:
+                    await self._workforce.dismiss(newcomer)
+                    raise
+                # Else the learning side is lost, and takes in every worker when it comes up again; or the newcomer
+                # is, and is being replaced as any other.
+
+    def _collect(self) -> None:
+        """Take note of recoveries that have ended; one that failed is a failure of its own."""
+        for unit, (task, incident) in list(self._recoveries.items()):
+            if not task.done():
+                continue
+            del self._recoveries[unit]
+            self._progress = None  # what begins again is not progress
+            if error := task.exception():
+                self._mend(unit, incident.victim, f"it did not come back: {type(error).__name__}: {error}")
+            else:
+                self._incidents.mended(incident)
+
+    async def _is_over(self) -> bool:
+        """Whether the run has ended and shall not be taken up again."""
+        run = self._core.run
+        if self.restarting or run is None or not run.done():
+            return False
+        if (error := run.exception()) is None:
+            return True
+        changed = [name for name, standing in (await self._core.standings()).items() if standing != "serves"]
+        if not changed and not isinstance(error, PeerLost | TimeoutError):
+            return True  # nobody died: it would only happen again
+        self._mend(_CORE, ", ".join(changed) or "the run", f"the run failed: {type(error).__name__}: {error}")
+        return False
+
+    # -- stalls -----------------------------------------------------------------------------------------------
+
+    def _computing(self) -> bool:
+        """Whether a learner rank is at work: a long step is no stall."""
+        return any(
+            one.age_s < self._patience.learner_timeout_s
+            for name, vital in self._vitals.items()
+            if name.startswith("learner-") and vital.pulse
+            for one in vital.pulse.doing
+        )
+
+    async def _stalled(self) -> None:
+        """Explain it, then act as configured."""
+        standstill = f"no progress for {self._clock() - self._progress_at:.0f} s"
+        file, silent = await self._explain(standstill)
+        self._progress_at = self._clock()
+        if self._patience.on_stall == "abort":
+            raise GivenUp(f"{standstill} (actors.on_stall=abort); {file} says who waits for whom; rloop resume goes on")
+        for name in silent:
+            self._mend(self._unit(name), name, f"{standstill}, and it does not answer")
+        if not silent:
+            self._mend(_CORE, "the run", f"{standstill}, and everybody answers; see {file.name}")
+
+    async def _explain(self, standstill: str) -> tuple[Path, list[str]]:
+        """Write the explanation to a file and to the log; returns the file and who is silent."""
+        heard = {name: vital for name, vital in self._vitals.items() if vital.pulse}
+        states = await asyncio.gather(*(self._prod(vital.pulse) for vital in heard.values() if vital.pulse))
+        silent = [
+            Silent(vital.pulse, self._silent_s(vital), state)
+            for vital, state in zip(heard.values(), states, strict=True)
+            if vital.pulse and self._silent_s(vital) >= self._patience.suspect_s
+        ]
+        pulses = [vital.pulse for vital in heard.values() if vital.pulse]
+        seen, buffer = self._seen, self._seen.buffer
+        progress = (
+            f"{standstill}: {seen.phase or 'no phase'} of iteration {seen.iteration + 1}, step {seen.step} of "
+            f"{seen.steps}, version {seen.version}; groups: {buffer.running} running, {buffer.ready} ready, "
+            f"{buffer.finished} finished; the controller waits for {seen.waiting or 'nothing'}"
+        )
+        text = explain(progress, pulses, open_waits(), silent, self._run_dir / "logs")
+        file = self._run_dir / "stalls" / time.strftime("%Y%m%d-%H%M%S.txt")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        logger.warning("%s", text)
+        return file, [one.pulse.name for one in silent]
+
+    # -- small things -----------------------------------------------------------------------------------------
+
+    @property
+    def _core(self) -> Ensemble:
+        return self._ensembles[_CORE]
+
+    def _unit(self, name: str) -> str:
+        """What is mended together with this actor: an ensemble, or the one worker."""
+        return next((unit for unit, ensemble in self._ensembles.items() if name in ensemble.peers), name)
+
+    def _silent_s(self, vital: _Vital) -> float:
+        return self._clock() - vital.heard_at
