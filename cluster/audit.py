@@ -19,7 +19,7 @@ from cluster.exits import Exit
 from cluster.rundir import saved_config
 from cluster.settings import Refused
 from rollout.audit import Audit, audit
-from rollout.balance import BESIDE, Balance
+from rollout.balance import Balance
 from rollout.events import LOG_NAME
 from rollout.provenance import Lineage
 from rollout.storage import LocalDisk
@@ -43,7 +43,8 @@ def show_balance(run_dir: Path, console: Console, json_file: Path | None) -> Exi
         json_file.write_text(json.dumps(_numbers(found, faults, bound), indent=1) + "\n", encoding="utf-8")
     console.print(_phases(found))
     console.print(_fates(found.run))
-    for line in [*_facts(found.run, bound), *_verdict(faults)]:
+    console.print(_lengths(found.run))
+    for line in [*_facts(found, bound), *_verdict(faults)]:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return Exit.FAILED if faults else Exit.DONE
 
@@ -98,29 +99,42 @@ def _groups(balance: Balance) -> list[str]:
 
 
 def _fates(run: Balance) -> Table:
-    """Groups, answers, tokens and lengths by fate."""
-    drawn = _table(
-        "Answers of the whole run, lengths in tokens",
-        "fate",
-        "groups",
-        "answers",
-        "tokens",
-        "share",
-        "p10",
-        "p50",
-        "p90",
-        "max",
-    )
-    everything = run.tokens["generated"] or 1
-    for fate in [*run.fates, *(name for name in BESIDE if run.samples[name])]:
-        lengths = map(str, run.quantiles(fate)) if fate in run.lengths else "----"
-        share = f"{run.tokens[fate] / everything:.1%}"
-        name = fate.replace("/", ": ").replace("_", " ")
-        drawn.add_row(name, _cell(run.groups[fate]), _cell(run.samples[fate]), _cell(run.tokens[fate]), share, *lengths)
+    """Groups, answers and tokens by fate; what started again; and what is beside the balance."""
+    drawn = _table("Answers of the whole run", "fate", "groups", "answers", "tokens", "share")
+    known = run.tokens["known"] or 1
+    for fate in [*run.fates, *run.accounts("discarded/")]:
+        tokens = run.tokens[fate] + run.tokens[f"partial/{fate}"]
+        drawn.add_row(
+            _words(fate), _cell(run.groups[fate]), _cell(run.samples[fate]), _cell(tokens), f"{tokens / known:.1%}"
+        )
     drawn.add_section()
-    totals = (run.groups["issued"], run.samples["issued"], run.tokens["generated"])
-    drawn.add_row("issued", *map(_cell, totals), "", "", "", "", "")
+    drawn.add_row("issued", *map(_cell, (run.groups["issued"], run.samples["issued"], run.tokens["known"])), "")
+    for name in run.accounts("refused/", "unrecorded"):
+        count = run.samples[name] or run.refused[name.removeprefix("refused/")]
+        drawn.add_row(_words(name), "", _cell(count), _cell(run.tokens[name]), "")
     return drawn
+
+
+def _lengths(run: Balance) -> Table:
+    """How long the answers are, side by side: long ones are interrupted, become stale and are dropped more often."""
+    drawn = _table("Their lengths in tokens", "answers", "number", "p10", "p50", "p90", "max")
+    finished = [fate for fate in run.fates if fate in run.lengths and fate != "evaluated"]
+    rows = {
+        "finished, for training": finished,
+        "  trained": ["trained"],
+        "  dropped": [fate for fate in finished if fate.startswith("dropped/")],
+        "  dropped: stale": ["dropped/stale"],
+        "recycled: finished under a later lease": ["recycled"],
+        "discarded: started again": run.accounts("discarded/"),
+    }
+    for name, accounts in rows.items():
+        if lengths := run.quantiles(*accounts):
+            drawn.add_row(name, _cell(sum(run.samples[account] for account in accounts)), *map(str, lengths))
+    return drawn
+
+
+def _words(account: str) -> str:
+    return account.replace("/", ": ").replace("_", " ")
 
 
 def _table(title: str, label: str, *numbers: str) -> Table:
@@ -135,14 +149,26 @@ def _cell(number: int) -> str:
     return f"{number:,}" if number else "-"
 
 
-def _facts(run: Balance, bound: float) -> list[str]:
+def _facts(found: Audit, bound: float) -> list[str]:
+    run = found.run
     leases = ", ".join(f"{run.leases[name]} {name.replace('_', ' ')}" for name in run.leases if name != "issued")
     tokens = run.ages.total()
     ages = ", ".join(f"{age}: {run.ages[age] / tokens:.1%}" for age in sorted(run.ages))
+    ignored = f"; {found.ignored} records of writers that had lost the journal were ignored" if found.ignored else ""
     return [
         f"Leases: {run.leases['issued']}" + (f" ({leases})" if leases else ""),
+        _untrained(run),
         f"Age of trained tokens in versions: {ages or 'nothing was trained'}; the bound is {bound:g}",
+        f"The journal was opened {found.starts} time{'s' * (found.starts != 1)}{ignored}.",
     ]
+
+
+def _untrained(run: Balance) -> str:
+    lost = run.untrained()
+    generated = run.tokens["known"] - run.tokens["evaluated"] + run.tokens["refused/late"] + run.tokens["unrecorded"]
+    reasons = ", ".join(f"{tokens:,} {_words(name)}" for name, tokens in lost.most_common())
+    share = f" ({lost.total() / generated:.1%}): {reasons}" if lost else ""
+    return f"Tokens generated but never trained: {lost.total():,} of {generated:,}{share}"
 
 
 def _verdict(faults: list[str]) -> list[str]:
@@ -162,6 +188,8 @@ def _numbers(found: Audit, faults: list[str], bound: float) -> dict[str, Any]:
         "faults": faults,
         "max_staleness": bound,
         "events": found.events,
+        "starts": found.starts,
+        "ignored_records": found.ignored,
         "run": _record(found.run),
         "phases": [_record(balance) for balance in found.phases],
     }
@@ -176,6 +204,8 @@ def _record(balance: Balance) -> dict[str, Any]:
         "samples": balance.samples,
         "tokens": balance.tokens,
         "leases": balance.leases,
+        "refused": balance.refused,
+        "tokens_never_trained": balance.untrained(),
         "ages": {str(age): balance.ages[age] for age in sorted(balance.ages)},
-        "length_quantiles": {fate: balance.quantiles(fate) for fate in balance.lengths},
+        "length_quantiles": {account: balance.quantiles(account) for account in balance.lengths},
     }

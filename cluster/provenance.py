@@ -33,14 +33,18 @@ def show_sample(run_dir: Path, name: str, console: Console) -> Exit:
     moments, answers = _life(journal, name)
     prompt_id, _, index = name.rpartition("/")
     if not moments and index.isdigit():
-        moments, answers = _life(journal, prompt_id)
-        answers = [answer for answer in answers if answer.sample_index == int(index)]
-        if moments and not answers:
+        moments, everyones = _life(journal, prompt_id)
+        answers = [answer for answer in everyones if answer.sample_index == int(index)]
+        moments = [moment for moment in moments if moment.samples is None or int(index) in moment.samples]
+        if everyones and not answers:
             raise Refused([f"{journal} has no answer {index} to {prompt_id!r}; leave out the index to see all it has"])
     if not moments:
         raise Refused([f"{journal} has no prompt {name!r}; name one as PROMPT_ID or PROMPT_ID/INDEX"])
     console.print(_moments(moments))
-    console.print(_answers(answers))
+    if answers:
+        console.print(_answers(answers))
+    else:
+        console.print("No answer to it has been finished.")
     return Exit.DONE
 
 
@@ -74,9 +78,7 @@ def _ancestry(manifest: Manifest, lineage: Lineage, name: str) -> list[tuple[Pha
     chain: list[tuple[Phase, int | None]] = []
     if name.isdigit():
         if (found := lineage.find(int(name))) is None:
-            raise Refused(
-                [f"version {name} is not of a surviving RL phase; name the weights instead: {_known(manifest)}"]
-            )
+            raise Refused([f"version {name} was made by no RL step; name the weights instead: {_known(manifest)}"])
         iteration, steps = found
         start = f"theta-{iteration}"
         if steps:

@@ -1,20 +1,33 @@
 """The balance of a run: every group that was issued, every answer and token that came in, and what became of them.
 
 A fold over the journal that keeps no book of its own and believes none: what was issued is counted from leases, what
-was trained from *trained* records (`provenance.Lineage`), every other fate from the ledger, and what was generated
-from the segments as they lie on the disk. The sums close only if these four agree. Reads only, without a lock: of a
-run under way or killed it sees what is durable.
+was trained from *trained* records (`provenance.Lineage`), every other fate from the ledger, what was generated from
+the segments as they lie on the disk, what is unfinished from the pieces there. The sums close only if these agree.
+Reads only, without a lock: of a run under way or killed it sees what is durable.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
 from rollout.balance import UNDELIVERED, Balance, PhaseId, total
-from rollout.events import Event, Finished, Leased, PayloadRef, PhaseBegun, Released, Trained, replay
+from rollout.continuation import Continuation, name
+from rollout.events import (
+    Discarded,
+    Event,
+    Finished,
+    Leased,
+    Opened,
+    PayloadRef,
+    PhaseBegun,
+    Progressed,
+    Refused,
+    Released,
+    Trained,
+    read_log,
+)
 from rollout.ledger import IllegalTransition, Ledger
 from rollout.provenance import Lineage
 from rollout.records import GroupKey
@@ -31,6 +44,10 @@ class Audit:
     faults: tuple[str, ...]
     """Sums that do not close, groups trained twice, tokens out of the bound, records that cannot be."""
     events: int = 0
+    starts: int = 0
+    """How often a writer took the journal."""
+    ignored: int = 0
+    """Records that writers appended after they had lost the journal to another one; they count for nothing."""
     lineage: Lineage = field(default_factory=Lineage)
 
 
@@ -42,32 +59,72 @@ def audit(journal: Storage, answers: Mapping[str, int], max_staleness: float) ->
         answers: Answers per group, by kind of phase (`rl`, `eval`).
         max_staleness: The bound η that trained tokens must keep.
     """
-    fold = _Fold()
-    for event in replay(journal):  # the log first: what it refers to is then in the segments
-        fold.apply(event)
-    balances = _count(fold, answers)
-    faults = fold.faults + _weigh(fold, balances, journal, max_staleness)
-    phases = tuple(balances.values())
+    fold = _read(journal)
+    if fold.missing:  # a run under way removes pieces of groups that finished since: the log says so by now
+        fold = _read(journal)
+    _count(fold, answers)
+    faults = [*fold.faults, *_disagreements(fold), *_weigh(fold, journal, max_staleness)]
+    phases = tuple(replace(balance, steps=_steps(fold, phase)) for phase, balance in fold.balances.items())
     run = total(phases)
-    gaps = [gap for balance in (*phases, run) for gap in balance.gaps()]
-    return Audit(run, phases, tuple(faults + gaps), fold.number, fold.lineage)
+    faults += [gap for balance in (*phases, run) for gap in balance.gaps()]
+    return Audit(run, phases, tuple(faults), fold.number, fold.starts, fold.ignored, fold.lineage)
+
+
+def _read(journal: Storage) -> "_Fold":
+    """The log first: what it refers to is then in the segments."""
+    fold, newest = _Fold(journal), 0
+    for record in read_log(journal):
+        if isinstance(record.event, Opened):
+            newest = max(newest, record.incarnation)
+        if record.incarnation < newest:
+            fold.ignored += 1
+        else:
+            fold.apply(record.event)
+    return fold
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """A finished group, as it came in."""
+
+    key: GroupKey
+    number: int
+    """Place in the log."""
+    persisted: int
+    """Tokens that were known before."""
+    recycled: bool
+    """True when its last lease began with some of them."""
 
 
 class _Fold:
-    """The ledger, with what it forgets: leases that ended, deliveries that were lost, why a group is free."""
+    """The ledger, with what it forgets: leases that ended, tokens that came and went, why a group is free."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Storage) -> None:
         self.ledger = Ledger()
         self.lineage = Lineage()
-        self.number = 0
+        self.continuation = Continuation(journal)
+        self.number = self.starts = self.ignored = 0
         self.faults: list[str] = []
-        self.phase = PhaseId("none", 0)
-        self.home: dict[GroupKey, PhaseId] = {}  # phase of a group's last lease
-        self.leases: dict[PhaseId, Counter[str]] = {}
-        self.out: set[GroupKey] = set()  # on lease
+        self.balances: dict[PhaseId, Balance] = {}
+        self.home: dict[GroupKey, Balance] = {}  # phase of a group's last lease
+        self.out: dict[GroupKey, int] = {}  # on lease → which attempt
         self.freed: dict[GroupKey, str] = {}
-        self.delivered: dict[GroupKey, PayloadRef] = {}
-        self.lost: set[PayloadRef] = set()
+        self.persisted: dict[GroupKey, int] = {}  # tokens of unfinished groups, as the log has them
+        self.recycled: set[GroupKey] = set()
+        self.left: dict[tuple[GroupKey, int], int] = {}  # lease that ended without a result → tokens it left behind
+        self.delivered: dict[PayloadRef, _Delivery] = {}
+        self.delivered_by: set[tuple[GroupKey, int]] = set()  # leases that ended with a result
+        self.born: dict[int, int] = {}  # policy version → place in the log of what made it, or began with it
+        self._phase = PhaseId("none", 0)
+
+    @property
+    def missing(self) -> list[GroupKey]:
+        """Unfinished groups whose pieces are not on the disk."""
+        return [key for key, tokens in self.continuation.held().items() if tokens is None]
+
+    def balance(self, phase: PhaseId) -> Balance:
+        """The balance of a phase, from the first time it is asked for."""
+        return self.balances.setdefault(phase, Balance(phase))
 
     def apply(self, event: Event) -> None:
         """Take one event into account; one that cannot be is a fault, and the fold goes on."""
@@ -75,97 +132,197 @@ class _Fold:
         try:
             self.ledger.apply(event)
         except IllegalTransition as illegal:
-            self.faults.append(f"event {self.number}: {illegal}")
+            self._fault(str(illegal))
             if not isinstance(event, Trained):  # what it says was trained was trained, allowed or not
                 return
         match event:
+            case Opened():
+                self.starts += 1
             case PhaseBegun():
                 self._begin(event)
             case Leased():
-                self.home[event.key] = self.phase
-                self.out.add(event.key)
-                self.leases[self.phase]["issued"] += 1
+                self._lease(event)
+            case Progressed():
+                self._fault(*self.continuation.progressed(event))
+                self.persisted[event.key] = self.persisted.get(event.key, 0) + event.tokens
+                self.home[event.key].tokens["known"] += event.tokens
             case Released():
-                self._end(event.key, event.reason)
-                self.freed[event.key] = event.reason
+                self._free(event.key, event.reason)
+            case Discarded():
+                self._discard(event)
+            case Refused():
+                self._refuse(event)
             case Finished():
-                self._end(event.key, "finished")
-                self.delivered[event.key] = event.payload
+                self._finish(event)
             case Trained():
-                self.lineage.train(event)
+                self.born.setdefault(event.version, self.number)
+                self._fault(*self.lineage.train(event))
+
+    def _fault(self, *sentences: str) -> None:
+        self.faults += [f"event {self.number}: {sentence}" for sentence in sentences]
 
     def _begin(self, event: PhaseBegun) -> None:
-        if missing := self.lineage.begin(event):
-            self.faults.append(
-                f"event {self.number}: {event.kind} {event.iteration} goes on after step {event.done_steps}, "
-                f"but {missing} of these steps have no trained record"
-            )
         for key in list(self.out):
-            self._end(key, "voided")
-            self.freed[key] = "voided"
-        self.phase = PhaseId(event.kind, event.iteration)
-        self.leases.setdefault(self.phase, Counter())
+            self._free(key, "voided")
+        self._phase = PhaseId(event.kind, event.iteration)
+        self.born.setdefault(event.version, self.number)
+        self._fault(*self.lineage.begin(event))
 
-    def _end(self, key: GroupKey, how: str) -> None:
-        self.out.discard(key)
-        self.leases[self.home[key]][how] += 1
+    def _lease(self, event: Leased) -> None:
+        balance, tokens = self.balance(self._phase), self.persisted.get(event.key, 0)
+        if tokens:  # they go where the group goes
+            self.home[event.key].tokens["known"] -= tokens
+            balance.tokens["known"] += tokens
+            self.recycled.add(event.key)
+        else:
+            self.recycled.discard(event.key)
+        self.home[event.key] = balance
+        self.out[event.key] = event.attempt
+        balance.leases["issued"] += 1
+
+    def _free(self, key: GroupKey, reason: str) -> None:
+        self.left[key, self._end(key, reason)] = self.persisted.get(key, 0)
+        self.freed[key] = reason
+
+    def _end(self, key: GroupKey, how: str) -> int:
+        self.home[key].leases[how] += 1
+        return self.out.pop(key)
+
+    def _discard(self, event: Discarded) -> None:
+        self._fault(*self.continuation.discarded(event))
+        balance, account = self.home[event.key], f"discarded/{event.reason}"
+        balance.book(account, np.array(event.lengths, np.int64))
+        self.persisted[event.key] = self.persisted.get(event.key, 0) - event.tokens
+
+    def _refuse(self, event: Refused) -> None:
+        balance = self.home.get(event.key) or self.balance(self._phase)
+        lease = (event.key, event.attempt)
+        if lease in self.delivered_by:
+            what, tokens = "duplicate", event.tokens
+        else:  # a late delivery has the tokens once more that its lease left behind
+            kept = self.left.get(lease, 0) if event.what == "finish" else 0
+            what, tokens = "late", max(0, event.tokens - kept)
+        balance.refused[what] += 1
+        balance.tokens[f"refused/{what}"] += tokens
+
+    def _finish(self, event: Finished) -> None:
+        self._fault(*self.continuation.finished(event))
+        key, tokens = event.key, self.persisted.pop(event.key, 0)
+        self.delivered_by.add((key, self._end(key, "finished")))
+        self.delivered[event.payload] = _Delivery(key, self.number, tokens, key in self.recycled)
 
 
-def _count(fold: _Fold, answers: Mapping[str, int]) -> dict[PhaseId, Balance]:
-    """Groups by fate, per phase of their last lease; and the answers of groups that have none yet."""
-    balances = {
-        phase: Balance(phase, leases=leases, steps=_steps(fold, phase))
-        for phase, leases in fold.leases.items()
-        if leases
-    }
+def _count(fold: _Fold, answers: Mapping[str, int]) -> None:
+    """Groups by fate, per phase of their last lease; the answers and tokens of groups that have not finished."""
     for key in fold.out:
-        fold.leases[fold.home[key]]["running"] += 1
-    for key, phase in fold.home.items():
-        balance, size = balances[phase], answers[phase.kind]
+        fold.home[key].leases["running"] += 1
+    for key, balance in fold.home.items():
+        size, fate = answers[balance.phase.kind], _fate(fold, key)
         balance.groups["issued"] += 1
         balance.samples["issued"] += size
-        fate = _fate(fold, key)
         if fate != "trained":  # those are counted from their records
             balance.groups[fate] += 1
         if fate.startswith(UNDELIVERED):
             balance.samples[fate] += size
-    for key, versions in _trained_at(fold.lineage).items():
+    for key, versions in fold.lineage.trained().items():
         if key in fold.home:  # else the ledger has refused it already
-            balances[fold.home[key]].groups["trained"] += len(versions)
-    return balances
+            fold.home[key].groups["trained"] += len(versions)
+    for key, tokens in fold.continuation.held().items():
+        if tokens:
+            fold.home[key].tokens[f"partial/{_fate(fold, key)}"] += tokens
 
 
 def _steps(fold: _Fold, phase: PhaseId) -> int:
     return len(fold.lineage.steps.get(phase.iteration, ())) if phase.kind == "rl" else 0
 
 
-def _weigh(fold: _Fold, balances: dict[PhaseId, Balance], journal: Storage, max_staleness: float) -> list[str]:
+def _disagreements(fold: _Fold) -> list[str]:
+    """What can be told without the answers."""
+    ledger, lineage = fold.ledger.steps, fold.lineage.steps
+    return [
+        *(
+            f"{name(key)} was trained {len(v)} times, at versions {v}"
+            for key, v in fold.lineage.trained().items()
+            if v[1:]
+        ),
+        *(f"the pieces of {name(key)}, which is unfinished, are not in the journal" for key in fold.missing),
+        *(
+            f"rl {iteration}: the ledger has {len(ledger.get(iteration, []))} steps, the records {len(steps)}"
+            for iteration, steps in lineage.items()
+            if steps != ledger.get(iteration, [])
+        ),
+    ]
+
+
+def _weigh(fold: _Fold, journal: Storage, max_staleness: float) -> list[str]:
     """Answers and tokens by fate, lengths and ages, from the segments. Returns the faults found."""
-    trained = _trained_at(fold.lineage)
-    owners = {ref: key for key, ref in fold.delivered.items()}
-    faults = [f"{_name(key)} was trained {len(v)} times, at versions {v}" for key, v in trained.items() if len(v) > 1]
+    trained, awaited, faults = fold.lineage.trained(), dict(fold.delivered), []
     for ref, batch in _payloads(journal):
-        phase = PhaseId("rl" if batch["purpose"][0].as_py() == "train" else "eval", batch["iteration"][0].as_py())
-        balance = balances.setdefault(phase, Balance(phase))
+        kind = "rl" if batch["purpose"][0].as_py() == "train" else "eval"
+        balance = fold.balance(PhaseId(kind, batch["iteration"][0].as_py()))
         lengths = batch["token_ids"].value_lengths().to_numpy()
-        _add(balance, "generated", lengths)
-        key = owners.pop(ref, None)
-        versions = trained.get(key, []) if key else []
-        if key is None:
-            _add(balance, "lost_lineage" if ref in fold.lost else "unrecorded", lengths)
-            fold.lost.discard(ref)
-        elif not versions:
-            _add(balance, _fate(fold, key), lengths)
+        balance.book("generated", lengths)
+        delivery = awaited.pop(ref, None)
+        if delivery is None:
+            balance.book("unrecorded", lengths)
+            continue
+        faults += _newly_known(fold, delivery, lengths) + _unborn(fold, delivery, batch)
+        versions = trained.get(delivery.key, [])
+        if not versions:
+            balance.book(_fate(fold, delivery.key), lengths)
         for version in versions:
-            assert key is not None
-            scored = np.asarray(batch["reward"].is_valid())
-            _add(balance, "trained", lengths[scored])
-            _add(balance, "dropped/unscored", lengths[~scored])
-            ages, counts = np.unique(_ages(batch, version - 1, scored), return_counts=True)
-            balance.ages.update(dict(zip(ages.tolist(), counts.tolist(), strict=True)))
-            faults += _out_of_bound(key, version, ages.tolist(), max_staleness)
-    faults += [f"the answers of {_name(key)} are not in the journal ({ref})" for ref, key in owners.items()]
-    return faults + [f"lost answers are not in the journal ({ref})" for ref in fold.lost]
+            faults += _weigh_trained(balance, delivery.key, batch, version, max_staleness)
+    lost = [f"the answers of {name(delivery.key)} are not in the journal ({ref})" for ref, delivery in awaited.items()]
+    return faults + lost
+
+
+def _newly_known(fold: _Fold, delivery: _Delivery, lengths: np.ndarray) -> list[str]:
+    """Book what came in with the answers that was not known of them before."""
+    balance, tokens = fold.home[delivery.key], int(lengths.sum())
+    balance.tokens["known"] += tokens - delivery.persisted
+    if delivery.recycled:
+        balance.book("recycled", lengths)
+    if tokens >= delivery.persisted:
+        return []
+    return [f"{name(delivery.key)} came in with {tokens} tokens, but {delivery.persisted} were persisted of it"]
+
+
+def _unborn(fold: _Fold, delivery: _Delivery, batch: pa.RecordBatch) -> list[str]:
+    """Versions may be seen by engines only once what made them is durable."""
+    everyone = np.ones(batch.num_rows, np.bool_)
+    unborn = [v for v in _versions(batch, everyone) if fold.born.get(v, delivery.number) >= delivery.number]
+    return [
+        f"event {delivery.number}: {name(delivery.key)} came in with tokens of version {version}, which no *trained* "
+        f"record and no phase had named before"
+        for version in unborn
+    ]
+
+
+def _weigh_trained(
+    balance: Balance, key: GroupKey, batch: pa.RecordBatch, version: int, max_staleness: float
+) -> list[str]:
+    """Book a group that the step trained which made `version`; unscored siblings were left out."""
+    lengths = batch["token_ids"].value_lengths().to_numpy()
+    scored = np.asarray(batch["reward"].is_valid())
+    balance.book("trained", lengths[scored])
+    balance.book("dropped/unscored", lengths[~scored])
+    versions = _versions(batch, scored)
+    for sampled, count in versions.items():
+        balance.ages[version - 1 - sampled] += count
+    step, faults = f"{name(key)}: the step that made version {version} trained tokens", []
+    if versions and (age := version - 1 - min(versions)) > max_staleness:
+        faults.append(f"{step} {age} versions old, the bound is {max_staleness:g}")
+    if versions and max(versions) >= version:
+        faults.append(f"{step} of version {max(versions)}, which did not exist yet")
+    return faults
+
+
+def _versions(batch: pa.RecordBatch, siblings: np.ndarray) -> dict[int, int]:
+    """Policy version → masked-in tokens that it sampled, of some siblings."""
+    mask = np.asarray(batch["loss_mask"].flatten())
+    wanted = np.repeat(siblings, batch["token_ids"].value_lengths().to_numpy())
+    versions, counts = np.unique(np.asarray(batch["versions"].flatten())[mask & wanted], return_counts=True)
+    return dict(zip(versions.tolist(), counts.tolist(), strict=True))
 
 
 def _fate(fold: _Fold, key: GroupKey) -> str:
@@ -183,53 +340,8 @@ def _fate(fold: _Fold, key: GroupKey) -> str:
             return state
 
 
-def _trained_at(lineage: Lineage) -> dict[GroupKey, list[int]]:
-    versions: dict[GroupKey, list[int]] = {}
-    for steps in lineage.steps.values():
-        for step in steps:
-            for key in step.keys:
-                versions.setdefault(key, []).append(step.version)
-    return versions
-
-
 def _payloads(journal: Storage) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:
     """Every whole record batch on the disk, one segment open at a time."""
     for segment in segments(journal):
         for number, batch in read_segment(journal, segment):
             yield PayloadRef(segment, number), batch
-
-
-def _add(balance: Balance, account: str, lengths: np.ndarray) -> None:
-    """Book answers of these lengths on an account."""
-    if len(lengths):
-        balance.samples[account] += len(lengths)
-        balance.tokens[account] += int(lengths.sum())
-        balance.lengths.setdefault(account, Counter()).update(lengths.tolist())
-
-
-def _ages(batch: pa.RecordBatch, version: int, scored: np.ndarray) -> np.ndarray:
-    """[tokens] age of what the step that started from `version` trained: masked-in tokens of scored siblings."""
-    mask = np.asarray(batch["loss_mask"].flatten())
-    of_scored = np.repeat(scored, batch["token_ids"].value_lengths().to_numpy())
-    return version - np.asarray(batch["versions"].flatten())[mask & of_scored]
-
-
-def _out_of_bound(key: GroupKey, version: int, ages: list[int], max_staleness: float) -> list[str]:
-    if not ages:
-        return []
-    faults = []
-    if ages[-1] > max_staleness:
-        faults.append(
-            f"{_name(key)}: the step that made version {version} trained tokens {ages[-1]} versions old, "
-            f"the bound is {max_staleness:g}"
-        )
-    if ages[0] < 0:
-        faults.append(
-            f"{_name(key)}: the step that made version {version} trained tokens of version {version - 1 - ages[0]}, "
-            f"which did not exist yet"
-        )
-    return faults
-
-
-def _name(key: GroupKey) -> str:
-    return f"{key.purpose}/{key.epoch}/{key.prompt_id}"

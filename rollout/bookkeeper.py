@@ -73,8 +73,8 @@ class Bookkeeper:
     def discard(self, key: GroupKey, samples: Sequence[int], reason: str) -> None:
         """Let samples of a free group start again from nothing."""
         if samples:
-            tokens = self.unfinished.discard(key, samples)
-            self.record(Discarded(key, tuple(samples), tokens, reason))
+            lengths = tuple(self.unfinished.discard(key, [sample]) for sample in samples)
+            self.record(Discarded(key, tuple(samples), sum(lengths), reason, lengths))
 
     def _refuse(
         self, worker: str, attempt: int, key: GroupKey, what: Literal["progress", "finish"], tokens: int

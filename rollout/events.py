@@ -107,6 +107,8 @@ class Discarded:
     """Sampled tokens that are lost with them."""
     reason: str
     """`stale`: too old to be trained, `phase_over`, `deterministic`: a run that must repeat exactly."""
+    lengths: tuple[int, ...] = ()
+    """How many of the tokens each sample had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ def _decode(text: bytes) -> Event:
     if "keys" in fields:
         fields["keys"] = tuple(GroupKey(*key) for key in fields["keys"])
     if "samples" in fields:
-        fields["samples"] = tuple(fields["samples"])
+        fields["samples"], fields["lengths"] = tuple(fields["samples"]), tuple(fields["lengths"])
     if "payload" in fields:
         fields["payload"] = PayloadRef(*fields["payload"])
     return _TYPES[name](**fields)

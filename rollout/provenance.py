@@ -6,9 +6,12 @@ the names of checkpoints (`cluster.audit` does).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
+from rollout.continuation import Forwards
 from rollout.events import (
     Discarded,
     Dropped,
@@ -26,50 +29,80 @@ from rollout.events import (
 )
 from rollout.journal import read_payloads
 from rollout.ledger import Ledger
-from rollout.records import GroupKey
+from rollout.payloads import pieces_from_batch
+from rollout.records import GroupKey, Piece
+from rollout.segments import PIECES
 from rollout.storage import Storage
 
 
 class Lineage:
-    """The training steps that the surviving weights of each RL phase are made of.
+    """The training steps that the weights of each RL phase are made of: its *trained* records, in order.
 
-    A phase taken up after k steps keeps the first k; what came after them did not happen. This is derived from the
-    counts of steps alone, not from version numbers as in the ledger, so that the two can be held against each other.
+    A phase that is taken up at an earlier checkpoint trains the recorded steps after it again, so a step that is
+    recorded once stays. This is counted from the records alone, apart from the ledger's count, so that the two can be
+    held against each other.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.steps: dict[int, list[Trained]] = {}
         """Iteration → its steps, in order."""
-        self._begun: dict[int, tuple[int, int]] = {}  # version → (iteration, steps) with which a phase was begun
+        self._begun: dict[int, int] = {}  # version → iteration whose RL phase began with it
         self._iteration = -1
+        self._version: int | None = None  # with which the RL phase under way began or went on
         for event in events:
             if isinstance(event, PhaseBegun):
                 self.begin(event)
             elif isinstance(event, Trained):
                 self.train(event)
 
-    def begin(self, event: PhaseBegun) -> int:
-        """A phase starts or is taken up. Returns how many of the steps that it builds on were never recorded."""
+    def begin(self, event: PhaseBegun) -> list[str]:
+        """A phase starts or is taken up. Returns what is wrong with that."""
+        self._version = None
         if event.kind != "rl":
-            return 0
-        self._iteration = event.iteration
-        self._begun[event.version] = (event.iteration, event.done_steps)
-        steps = self.steps.setdefault(event.iteration, [])
-        missing = max(0, event.done_steps - len(steps))
-        del steps[event.done_steps :]
-        return missing
+            return []
+        self._iteration, self._version = event.iteration, event.version
+        steps, done = self.steps.setdefault(event.iteration, []), event.done_steps
+        if not done:
+            self._begun[event.version] = event.iteration
+        if missing := max(0, done - len(steps)):
+            return [f"rl {event.iteration} goes on after step {done}, but {missing} of these steps have no record"]
+        if not steps:
+            return []
+        reached = steps[done].version - 1 if done < len(steps) else steps[-1].version
+        if event.version == reached:
+            return []
+        return [
+            f"rl {event.iteration} goes on after step {done} with version {event.version}, but by the records it "
+            f"then had version {reached}"
+        ]
 
-    def train(self, event: Trained) -> None:
-        """One step."""
-        self.steps.setdefault(self._iteration, []).append(event)
+    def train(self, event: Trained) -> list[str]:
+        """One step. Returns what is wrong with it."""
+        steps, begun = self.steps.setdefault(self._iteration, []), self._version
+        steps.append(event)
+        if begun is None:
+            return [f"version {event.version} was trained outside an RL phase"]
+        before = steps[-2].version if steps[1:] else begun
+        if event.version == before + 1:
+            return []
+        return [f"rl {self._iteration} made version {event.version} in the step from version {before}"]
+
+    def trained(self) -> dict[GroupKey, list[int]]:
+        """Group → versions that it was trained for: one, if all is well."""
+        versions: dict[GroupKey, list[int]] = {}
+        for steps in self.steps.values():
+            for step in steps:
+                for key in step.keys:
+                    versions.setdefault(key, []).append(step.version)
+        return versions
 
     def find(self, version: int) -> tuple[int, int] | None:
-        """(iteration, steps of its RL phase) behind a policy version; None when it is not of a surviving RL phase."""
+        """(iteration, steps of its RL phase) behind a policy version; None when it is not of an RL phase."""
         for iteration, steps in self.steps.items():
             for number, step in enumerate(steps, start=1):
                 if step.version == version:
                     return iteration, number
-        return self._begun.get(version)
+        return (self._begun[version], 0) if version in self._begun else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +119,7 @@ class Contribution:
 
 
 def contribution(journal: Storage, steps: Iterable[Trained]) -> Contribution:
-    """Count the groups of these surviving steps, and the answers in them."""
+    """Count the groups of these steps, and the answers in them."""
     steps = list(steps)
     keys = {key for step in steps for key in step.keys}
     entries = Ledger(replay(journal)).entries
@@ -99,18 +132,27 @@ def contribution(journal: Storage, steps: Iterable[Trained]) -> Contribution:
     return Contribution(len(steps), len(keys), len({key.prompt_id for key in keys}), samples, tokens)
 
 
+class _Told(NamedTuple):
+    key: GroupKey
+    what: str
+    note: str
+    samples: frozenset[int] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """Something that happened to a group of one prompt."""
 
     number: int
     """Place in the log, from 1."""
-    key: GroupKey
     phase: str
     """`rl 0`, `eval 1000`: where the run was."""
+    key: GroupKey
     what: str
-    """The event: `leased`, `progressed`, `released`…; or what a phase taken up again did to it."""
+    """The event: `leased`, `progressed`, `released`…; or what a phase that was begun again did to it."""
     note: str = ""
+    samples: frozenset[int] | None = None
+    """Answers that it is about; None for all of the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,62 +177,80 @@ def life(journal: Storage, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
     """Everything that the journal says of a prompt: events in order, and the answers that came in."""
     moments: list[Moment] = []
     deliveries: dict[PayloadRef, int] = {}
-    ledger, phase = Ledger(), ""
+    ledger, phase, pieces = Ledger(), "", Forwards(journal, PIECES)
     for number, event in enumerate(replay(journal), start=1):
-        own = _states(ledger, prompt_id) if isinstance(event, PhaseBegun) else {}
+        leased = [key for key in _known(ledger, prompt_id) if ledger.state(key) == "leased"]
         ledger.apply(event)
         match event:
             case Opened():
-                pass
+                continue
             case PhaseBegun():
                 phase = f"{event.kind} {event.iteration}"
-                for key, (state, payload) in own.items():
-                    if what := _undone(state, payload, ledger, key):
-                        moments.append(Moment(number, key, phase, what, f"taken up after {event.done_steps} steps"))
+                told = [_Told(key, "lease voided", "by a phase that began") for key in leased]
+                told += _trained_again(event, ledger)
             case Trained():
-                note = f"made version {event.version}"
-                moments += [
-                    Moment(number, key, phase, "trained", note) for key in event.keys if key.prompt_id == prompt_id
-                ]
+                told = [_Told(key, "trained", f"made version {event.version}") for key in event.keys]
             case _ if event.key.prompt_id == prompt_id:
-                moments.append(Moment(number, event.key, phase, *_told(event)))
+                told = [_tell(event, pieces)]
                 if isinstance(event, Finished):
                     deliveries[event.payload] = number
+            case _:
+                continue
+        moments += [Moment(number, phase, *each) for each in told if each.key.prompt_id == prompt_id]
     return moments, list(_answers(journal, deliveries))
 
 
-def _states(ledger: Ledger, prompt_id: str) -> dict[GroupKey, tuple[str, PayloadRef | None]]:
-    return {key: (e.state, e.payload) for key, e in ledger.entries.items() if key.prompt_id == prompt_id}
+def _known(ledger: Ledger, prompt_id: str) -> list[GroupKey]:
+    return [key for key in ledger.entries if key.prompt_id == prompt_id]
 
 
-def _undone(state: str, payload: PayloadRef | None, ledger: Ledger, key: GroupKey) -> str:
-    """What a `PhaseBegun` did to a group that was in `state`; empty for nothing."""
-    after = ledger.entries[key]
-    if payload is not None and after.payload is None:
-        return "lost with the weights that sampled it"
-    if state == after.state:
-        return ""
-    return "lease voided" if state == "leased" else "training undone"
+def _trained_again(event: PhaseBegun, ledger: Ledger) -> "list[_Told]":
+    steps = ledger.steps.get(event.iteration, []) if event.kind == "rl" else []
+    return [
+        _Told(key, "to be trained again", f"made version {step.version}; taken up after {event.done_steps} steps")
+        for step in steps[event.done_steps :]
+        for key in step.keys
+    ]
 
 
-def _told(event: Leased | Progressed | Released | Discarded | Refused | Finished | Dropped) -> tuple[str, str]:
+def _tell(
+    event: Leased | Progressed | Released | Discarded | Refused | Finished | Dropped, pieces: Forwards
+) -> "_Told":
     match event:
         case Leased():
-            return "leased", f"by {event.worker}, attempt {event.attempt}"
+            return _Told(event.key, "leased", f"by {event.worker}, attempt {event.attempt}")
         case Progressed():
-            return "progressed", f"{event.tokens} tokens by {event.worker}, attempt {event.attempt}"
+            return _tell_progress(event, pieces.at(event.payload))
         case Released():
-            return "released", event.reason
+            return _Told(event.key, "released", event.reason)
         case Discarded():
             samples = " ".join(map(str, event.samples))
-            return "discarded", f"{event.tokens} tokens of answers {samples}: {event.reason}"
+            note = f"{event.tokens} tokens of answers {samples}: {event.reason}"
+            return _Told(event.key, "discarded", note, frozenset(event.samples))
         case Refused():
-            return "refused", f"{event.what} of {event.worker}, attempt {event.attempt}: the group is {event.state}"
+            by = f"{event.what} of {event.worker}, attempt {event.attempt}, {event.tokens} tokens"
+            return _Told(event.key, "refused", f"{by}: the group was {event.state}")
         case Finished():
             fate = f"{event.fate} ({event.reason})" if event.reason else event.fate
-            return "finished", f"by {event.worker}, versions {event.oldest}-{event.newest}: {fate}"
+            note = f"by {event.worker}, versions {event.oldest}-{event.newest}: {fate}"
+            return _Told(event.key, "finished", note)
         case Dropped():
-            return "dropped", event.reason
+            return _Told(event.key, "dropped", event.reason)
+
+
+def _tell_progress(event: Progressed, batch: pa.RecordBatch | None) -> "_Told":
+    """Which answers the tokens are of can be told while the pieces are there."""
+    note = f"{event.tokens} tokens by {event.worker}, attempt {event.attempt}"
+    if batch is None:
+        return _Told(event.key, "progressed", note)
+    pieces = pieces_from_batch(batch)
+    note += ": " + ", ".join(f"answer {piece.sample_index} has {piece.end}{_state(piece)}" for piece in pieces)
+    return _Told(event.key, "progressed", note, frozenset(piece.sample_index for piece in pieces))
+
+
+def _state(piece: Piece) -> str:
+    known = (piece.segment.finish_reason, piece.verdict and piece.verdict.status)
+    return "".join(f" {word}" for word in known if word)
 
 
 def _answers(journal: Storage, deliveries: dict[PayloadRef, int]) -> Iterable[Answer]:

@@ -1,3 +1,5 @@
+"""The audit of hand-written journals: what closes, and what is wrong with those that do not."""
+
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
@@ -5,200 +7,183 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.buffer import RolloutBuffer
 from rollout.audit import Audit, audit
 from rollout.balance import Balance, PhaseId
-from rollout.config import RolloutConfig
-from rollout.events import LOG_NAME, Dropped, Event, Finished, Leased, PayloadRef, PhaseBegun, Released, Trained
+from rollout.events import (
+    LOG_NAME,
+    Discarded,
+    Dropped,
+    Event,
+    Finished,
+    Leased,
+    Opened,
+    PayloadRef,
+    PhaseBegun,
+    Progressed,
+    Refused,
+    Released,
+    Trained,
+    encode,
+)
 from rollout.journal import Journal
-from rollout.payloads import to_batch
-from rollout.records import GroupKey, Lease, Prompt, Rollout, RolloutGroup, Segment
-from verifiers.records import Verdict
+from rollout.payloads import pieces_to_batch, to_batch
+from rollout.records import GroupKey, GroupProgress, Piece, RolloutGroup, Segment
+from rollout.segments import PIECES
+from rollout.storage import LocalDisk
 
-TRAIN = [Prompt(f"p{i}", f"problem {i}", (1, 2), str(i)) for i in range(10)]
-HELD_OUT = [Prompt(f"e{i}", f"held out {i}", (3,), str(i)) for i in range(3)]
-ANSWERS = {"rl": 3, "eval": 4}
-ETA_1 = RolloutConfig(group_size=3, groups_per_step=2, max_staleness=1, max_concurrent=8)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def answer(lease: Lease, rewards: Sequence[float | None] = (1.0, 0.0, 0.0), version: int = 0) -> RolloutGroup:
-    """Two tokens per sibling."""
-    rollouts = []
-    for i, reward in enumerate(rewards):
-        segment = Segment(np.array([50, 9], np.int32), np.zeros(2, np.float32), np.full(2, version, np.int32), "stop")
-        verdict = Verdict(reward, "error" if reward is None else "correct" if reward else "wrong", "exact", "1")
-        status = "failed" if reward is None else "finished"
-        prompt_ids, mask = np.array([1, 2], np.int32), np.ones(2, np.bool_)
-        rollouts.append(Rollout(lease.prompt.id, i, prompt_ids, segment, mask, verdict, status))
-    return RolloutGroup(lease.key, lease.prompt, tuple(rollouts))
-
-
-async def train(buffer: RolloutBuffer, version: int) -> None:
-    info, _ = await buffer.next_batch(1)
-    await buffer.trained(info.groups, version)
-    await buffer.new_version(version)
-
-
-def kill(buffer: RolloutBuffer) -> None:
-    """What SIGKILL leaves, and a torn record: the files as they are; the lock goes with the process."""
-    journal = buffer._journal
-    journal._lock.close()
-    journal._log.write(b"\xff\x00\x00\x00torn")
-    journal._log.close()
-    assert journal._segment is not None
-    journal._segment._file.close()
-
-
-async def eventful_life(journal: Path) -> None:
-    """An evaluation; an RL phase with a filtered, a stale and an unscored answer, an expired and a returned lease;
-    a kill in step 3 whose checkpoint is of step 1; one step more."""
-    clock = Clock()
-    buffer = RolloutBuffer(journal, TRAIN, HELD_OUT, ETA_1, 5, 30.0, clock)
-    await buffer.begin_eval(1000, samples=4, temperature=1.0, limit=2)
-    for lease in await buffer.lease("w", 9, 0):
-        await buffer.finish("w", answer(lease, (1.0, 0.0, 0.0, 0.0)))
-    await buffer.end_phase()
-
-    await buffer.begin_rl(0, steps=5, version=0)
-    a, b, c, d = await buffer.lease("w", 4, 0)
-    await buffer.finish("w", answer(a, (1.0, 1.0, 1.0)))  # filtered
-    await buffer.finish("w", answer(b))
-    await buffer.finish("w", answer(c, (1.0, 0.0, None)))  # the last sibling is left out of training
-    await train(buffer, 1)
-    clock.now = 31.0  # the lease of d expires
-    d_again, e, f = await buffer.lease("w", 3, 0)
-    assert d_again.key == d.key
-    await buffer.finish("w", answer(e, version=0))  # one version old when it is trained
-    await buffer.finish("w", answer(f, version=1))
-    await train(buffer, 2)
-    await buffer.finish("w", answer(d_again, version=0))  # too old for the step after
-    with pytest.raises(TimeoutError):
-        await buffer.next_batch(0.001)
-    g, h, _i, _j = await buffer.lease("w", 4, 0)
-    await buffer.finish("w", answer(g, version=2))
-    await buffer.give_back("w", [h.key])
-    await buffer._journal.sync()
-    kill(buffer)
-
-    buffer = RolloutBuffer(journal, TRAIN, HELD_OUT, ETA_1, 5, 30.0, clock)
-    await buffer.begin_rl(0, steps=5, version=1, done_steps=1)
-    await train(buffer, 2)
-    g, h, i = await buffer.lease("v", 3, 0)
-    await buffer.finish("v", answer(g, version=2))
-    await buffer.give_back("v", [i.key])
-    await buffer._journal.sync()
-    kill(buffer)
-
-
-def test_every_group_answer_token_and_lease_of_an_eventful_run_is_accounted_for(tmp_path: Path):
-    asyncio.run(eventful_life(tmp_path))
-    found = audit(tmp_path, ANSWERS, max_staleness=1)
-    assert found.faults == ()
-    evaluation, rl = found.phases
-    assert (evaluation.phase, rl.phase) == (PhaseId("eval", 1000), PhaseId("rl", 0))
-    assert evaluation.groups == {"issued": 2, "evaluated": 2}
-    assert evaluation.tokens == {"generated": 16, "evaluated": 16}
-    assert rl.steps == 2
-    assert rl.groups == {
-        "issued": 10,
-        "trained": 4,
-        "waiting": 1,
-        "dropped/zero_variance": 1,
-        "dropped/stale": 1,
-        "running": 1,
-        "free/given_back": 1,
-        "free/voided": 1,
-    }
-    answers = {
-        "generated": 24,
-        "trained": 11,
-        "waiting": 3,
-        "dropped/zero_variance": 3,
-        "dropped/stale": 3,
-        "dropped/unscored": 1,
-        "lost_lineage": 3,
-    }
-    assert rl.samples == answers | {"issued": 30, "running": 3, "free/given_back": 3, "free/voided": 3}
-    assert rl.tokens == {fate: 2 * count for fate, count in answers.items()}
-    assert rl.leases == {"issued": 14, "finished": 8, "expired": 1, "given_back": 2, "voided": 2, "running": 1}
-    assert rl.ages == {0: 16, 1: 6}
-    assert found.run.closes
-    assert (found.run.groups["issued"], found.run.tokens["generated"]) == (12, 16 + 48)
-
-
-def test_an_audit_needs_no_lock_and_changes_nothing(tmp_path: Path):
-    asyncio.run(eventful_life(tmp_path))
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    async def audited_while_written() -> Audit:
-        writer = Journal(tmp_path)
-        try:
-            return audit(tmp_path, ANSWERS, 1)
-        finally:
-            await writer.close()
-
-    assert audit(tmp_path, ANSWERS, 1).run == asyncio.run(audited_while_written()).run
-    before[LOG_NAME] = before[LOG_NAME].removesuffix(b"\xff\x00\x00\x00torn")  # the writer cuts it, the audit does not
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} | {"lock": b""} == before | {"lock": b""}
-
-
-# -- faults -----------------------------------------------------------------------------------------------------
+DATA = "d" * 64
 
 
 def key(name: str) -> GroupKey:
     return GroupKey("train", 0, name)
 
 
-def audited(directory: Path, groups: Sequence[RolloutGroup], events: Sequence[Event], eta: float = 2) -> Audit:
-    """The audit of a hand-written journal: these payloads, then these events."""
+def begun(version: int = 0, done: int = 0, iteration: int = 0) -> PhaseBegun:
+    return PhaseBegun("rl", iteration, version, 9, done)
+
+
+def finished(name: str, batch: int = 0, versions: tuple[int, int] = (0, 0), attempt: int = 0) -> Finished:
+    return Finished(key(name), "w", attempt, PayloadRef(1, batch), *versions, "buffered")
+
+
+def buffered(name: str, batch: int = 0, versions: tuple[int, int] = (0, 0)) -> list[Event]:
+    return [Leased(key(name), "w", 0), finished(name, batch, versions)]
+
+
+def piece(sample: int, offset: int, tokens: Sequence[int], call: str = "answer", version: int = 0) -> Piece:
+    return Piece(sample, call, offset, Segment.of(tokens, [0.0] * len(tokens), [version] * len(tokens), None))
+
+
+def reported(name: str, tokens: int, batch: int = 0, attempt: int = 0) -> Progressed:
+    return Progressed(key(name), "w", attempt, PayloadRef(1, batch), tokens)
+
+
+def audited(
+    directory: Path,
+    groups: Sequence[RolloutGroup],
+    events: Sequence[Event],
+    eta: float = 2,
+    reports: Sequence[tuple[str, Sequence[Piece]]] = (),
+) -> Audit:
+    """The audit of a hand-written journal: these payloads, then these events. Event 1 says that it was opened."""
 
     async def write() -> None:
-        journal = Journal(directory)
+        journal = Journal(LocalDisk(directory), DATA)
         for group in groups:
             journal.add(to_batch(group, 0, 0))
+        for name, pieces in reports:
+            journal.add_pieces(pieces_to_batch(GroupProgress(key(name), 0, tuple(pieces))))
         for event in events:
             journal.post(event)
         await journal.close()
 
     asyncio.run(write())
-    return audit(directory, {"rl": 2, "eval": 2}, eta)
+    return audit(LocalDisk(directory), {"rl": 2, "eval": 2}, eta)
 
 
-def buffered(name: str, batch: int = 0, versions: tuple[int, int] = (0, 0)) -> list[Event]:
-    return [Leased(key(name), "w", 0), Finished(key(name), "w", PayloadRef(1, batch), *versions, "buffered")]
+# -- groups and steps -------------------------------------------------------------------------------------------
 
 
 def test_a_group_trained_twice_is_found(tmp_path: Path, make_group):
-    events = [PhaseBegun("rl", 0, 0, 9), *buffered("a"), Trained((key("a"),), 1), Trained((key("a"),), 2)]
+    events = [begun(), *buffered("a"), Trained((key("a"),), 1), Trained((key("a"),), 2)]
     faults = audited(tmp_path, [make_group("a")], events).faults
     assert "train/0/a was trained 2 times, at versions [1, 2]" in faults
     assert "rl 0: groups issued 1, accounted for 2" in faults
     assert "rl 0: tokens generated 4, accounted for 8" in faults
-    assert any(fault.startswith("event 5: Trained needs a group that is buffered") for fault in faults)
+    assert "rl 0: the ledger has 1 steps, the records 2" in faults
+    assert any(fault.startswith("event 6: Trained needs a group that is buffered") for fault in faults)
 
 
 def test_a_group_twice_in_one_step_is_found(tmp_path: Path, make_group):
-    events = [PhaseBegun("rl", 0, 0, 9), *buffered("a"), Trained((key("a"), key("a")), 1)]
+    events = [begun(), *buffered("a"), Trained((key("a"), key("a")), 1)]
     assert "train/0/a was trained 2 times, at versions [1, 1]" in audited(tmp_path, [make_group("a")], events).faults
 
 
-def test_training_that_a_restart_took_back_is_not_doubled(tmp_path: Path, make_group):
-    step = Trained((key("a"),), 1)
-    events = [PhaseBegun("rl", 0, 0, 9), *buffered("a"), step, PhaseBegun("rl", 0, 0, 9), step]
+def test_steps_that_a_restart_trains_again_are_recorded_and_counted_once(tmp_path: Path, make_group):
+    steps = [*buffered("a"), Trained((key("a"),), 1), *buffered("b", 1), Trained((key("b"),), 2)]
+    events = [begun(), *steps, begun(0, 0), begun(1, 1), begun(2, 2)]
+    found = audited(tmp_path, [make_group("a"), make_group("b")], events)
+    assert (found.faults, found.run.steps, found.run.groups["trained"]) == ((), 2, 2)
+
+
+def test_steps_that_a_restart_builds_on_without_a_record_are_found(tmp_path: Path, make_group):
+    events = [begun(), *buffered("a"), Trained((key("a"),), 1), begun(3, 3)]
+    [fault] = audited(tmp_path, [make_group("a")], events).faults
+    assert fault == "event 6: rl 0 goes on after step 3, but 2 of these steps have no record"
+
+
+def test_a_restart_on_weights_that_its_steps_did_not_make_is_found(tmp_path: Path, make_group):
+    events = [begun(), *buffered("a"), Trained((key("a"),), 1), begun(2, 1)]
+    [fault] = audited(tmp_path, [make_group("a")], events).faults
+    assert fault == "event 6: rl 0 goes on after step 1 with version 2, but by the records it then had version 1"
+
+
+@pytest.mark.parametrize("made", [1, 2, 4])
+def test_a_step_that_does_not_make_the_next_version_is_found(tmp_path: Path, make_group, made):
+    events = [begun(1), *buffered("a"), Trained((key("a"),), 2), *buffered("b", 1), Trained((key("b"),), made)]
+    faults = audited(tmp_path, [make_group("a"), make_group("b")], events).faults
+    assert f"event 8: rl 0 made version {made} in the step from version 2" in faults
+
+
+def test_training_outside_an_rl_phase_is_found(tmp_path: Path, make_group):
+    events = [begun(), *buffered("a"), PhaseBegun("eval", 1, 0), Trained((key("a"),), 1)]
+    assert "event 6: version 1 was trained outside an RL phase" in audited(tmp_path, [make_group("a")], events).faults
+
+
+def test_what_a_writer_appends_after_it_lost_the_journal_counts_for_nothing(tmp_path: Path, make_group):
+    audited(tmp_path, [make_group("a")], [begun(), *buffered("a")])
+    with (tmp_path / LOG_NAME).open("ab") as log:
+        end = log.tell()
+        log.write(encode(Opened(2, DATA, "another"), 2, end))
+        log.write(encode(Trained((key("a"),), 1), 1, end))
+    found = audit(LocalDisk(tmp_path), {"rl": 2}, 2)
+    assert (found.faults, found.starts, found.ignored, found.events) == ((), 2, 1, 5)
+    assert found.run.groups == {"issued": 1, "waiting": 1}
+
+
+def test_answers_that_the_log_refers_to_and_the_disk_does_not_have_are_found(tmp_path: Path, make_group):
+    faults = audited(tmp_path, [make_group("a")], [begun(), *buffered("a"), *buffered("b", 1)]).faults
+    assert faults[0].startswith("the answers of train/0/b are not in the journal")
+    assert "rl 0: answers issued 4, accounted for 2" in faults
+
+
+def test_a_group_that_came_in_short_does_not_close(tmp_path: Path, make_group):
+    faults = audited(tmp_path, [make_group("a", (1.0,))], [begun(), *buffered("a")]).faults
+    assert "rl 0: answers issued 2, accounted for 1" in faults
+
+
+def test_events_that_cannot_be_are_found_and_the_audit_goes_on(tmp_path: Path, make_group):
+    events = [begun(), Released(key("x"), "expired"), *buffered("a"), Dropped(key("a"), "stale")]
     found = audited(tmp_path, [make_group("a")], events)
-    assert (found.faults, found.run.steps, found.run.groups["trained"]) == ((), 1, 1)
+    assert len(found.faults) == 1
+    assert found.faults[0].startswith("event 3: Released needs a group that is leased")
+    assert found.run.groups == {"issued": 1, "dropped/stale": 1}
+
+
+def test_answers_whose_delivery_was_never_recorded_are_counted_apart(tmp_path: Path, make_group):
+    found = audited(tmp_path, [make_group("a"), make_group("b")], [begun(), *buffered("a"), Leased(key("b"), "w", 0)])
+    assert found.faults == ()
+    assert found.run.samples == {"issued": 4, "generated": 4, "waiting": 2, "unrecorded": 2, "running": 2}
+    assert found.run.tokens == {"generated": 8, "known": 4, "waiting": 4, "unrecorded": 4}
+
+
+def test_a_group_belongs_to_the_phase_that_leased_it_last_and_takes_its_tokens_along(tmp_path: Path):
+    first_lease = [Leased(key("a"), "w", 0), reported("a", 3), Released(key("a"), "phase_over")]
+    events = [begun(), *first_lease, begun(5, iteration=1), Leased(key("a"), "w", 1)]
+    found = audited(tmp_path, [], events, reports=[("a", [piece(0, 0, (1, 2, 3))])])
+    first, second = found.phases
+    assert found.faults == ()
+    assert (first.groups, first.leases) == ({}, {"issued": 1, "phase_over": 1})
+    assert (second.groups, second.leases) == ({"issued": 1, "running": 1}, {"issued": 1, "running": 1})
+    assert (+first.tokens, second.tokens) == ({}, {"known": 3, "partial/running": 3})
+
+
+# -- versions ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("eta", "faults"), [(3, 0), (2, 1), (2.9, 1)])
 def test_a_trained_token_older_than_the_bound_is_found(tmp_path: Path, make_group, eta, faults):
-    events = [PhaseBegun("rl", 0, 0, 9), *buffered("a", versions=(0, 3)), Trained((key("a"),), 4)]
+    events = [begun(), begun(3), *buffered("a", versions=(0, 3)), Trained((key("a"),), 4)]
     found = audited(tmp_path, [make_group("a", versions=(3, 3, 0))], events, eta)
     assert found.run.ages == {3: 2, 0: 4}
     assert len(found.faults) == faults
@@ -209,67 +194,133 @@ def test_a_trained_token_older_than_the_bound_is_found(tmp_path: Path, make_grou
 
 def test_masked_tokens_and_unscored_siblings_have_no_age(tmp_path: Path, make_group):
     group = make_group("a", (1.0, None), versions=(0, 9))
-    group.rollouts[0].loss_mask[1] = False
-    found = audited(
-        tmp_path, [group], [PhaseBegun("rl", 0, 0, 9), *buffered("a", versions=(0, 9)), Trained((key("a"),), 1)]
-    )
+    for rollout in group.rollouts:
+        rollout.loss_mask[1] = False
+    found = audited(tmp_path, [group], [begun(), *buffered("a", versions=(0, 9)), Trained((key("a"),), 1)])
     assert (found.faults, found.run.ages) == ((), {0: 1})
 
 
 def test_a_token_of_weights_that_did_not_exist_yet_is_found(tmp_path: Path, make_group):
-    events = [PhaseBegun("rl", 0, 0, 9), *buffered("a", versions=(5, 5)), Trained((key("a"),), 3)]
-    [fault] = audited(tmp_path, [make_group("a", versions=(5,))], events).faults
-    assert fault == "train/0/a: the step that made version 3 trained tokens of version 5, which did not exist yet"
+    events = [begun(2), *buffered("a", versions=(5, 5)), Trained((key("a"),), 3)]
+    assert audited(tmp_path, [make_group("a", versions=(5,))], events).faults == (
+        "event 4: train/0/a came in with tokens of version 5, which no *trained* record and no phase had named before",
+        "train/0/a: the step that made version 3 trained tokens of version 5, which did not exist yet",
+    )
 
 
-def test_steps_that_a_restart_builds_on_without_a_record_are_found(tmp_path: Path, make_group):
-    events = [PhaseBegun("rl", 0, 0, 9), *buffered("a"), Trained((key("a"),), 1), PhaseBegun("rl", 0, 3, 9, 3)]
-    [fault] = audited(tmp_path, [make_group("a")], events).faults
-    assert fault == "event 5: rl 0 goes on after step 3, but 2 of these steps have no trained record"
+def test_a_version_that_engines_had_before_its_record_was_durable_is_found(tmp_path: Path, make_group):
+    late = [begun(), *buffered("a"), *buffered("b", 1, (1, 1)), Trained((key("a"),), 1), Trained((key("b"),), 2)]
+    groups = [make_group("a"), make_group("b", versions=(1, 1))]
+    [fault] = audited(tmp_path / "late", groups, late).faults
+    assert fault.startswith("event 6: train/0/b came in with tokens of version 1, which no *trained* record")
+    in_time = [begun(), *buffered("a"), Trained((key("a"),), 1), *buffered("b", 1, (1, 1)), Trained((key("b"),), 2)]
+    assert audited(tmp_path / "in time", groups, in_time).faults == ()
 
 
-def test_answers_that_the_log_refers_to_and_the_disk_does_not_have_are_found(tmp_path: Path, make_group):
-    faults = audited(tmp_path, [make_group("a")], [PhaseBegun("rl", 0, 0, 9), *buffered("a"), *buffered("b", 1)]).faults
-    assert faults[0].startswith("the answers of train/0/b are not in the journal")
-    assert "rl 0: answers issued 4, accounted for 2" in faults
+# -- unfinished answers -----------------------------------------------------------------------------------------
 
 
-def test_a_group_that_came_in_short_does_not_close(tmp_path: Path, make_group):
-    faults = audited(tmp_path, [make_group("a", (1.0,))], [PhaseBegun("rl", 0, 0, 9), *buffered("a")]).faults
-    assert "rl 0: answers issued 2, accounted for 1" in faults
-
-
-def test_events_that_cannot_be_are_found_and_the_audit_goes_on(tmp_path: Path, make_group):
-    events = [PhaseBegun("rl", 0, 0, 9), Released(key("x"), "expired"), *buffered("a"), Dropped(key("a"), "stale")]
-    found = audited(tmp_path, [make_group("a")], events)
-    assert len(found.faults) == 1
-    assert found.faults[0].startswith("event 2: Released needs a group that is leased")
-    assert found.run.groups == {"issued": 1, "dropped/stale": 1}
-
-
-def test_answers_whose_delivery_was_never_recorded_are_counted_apart(tmp_path: Path, make_group):
-    events = [PhaseBegun("rl", 0, 0, 9), *buffered("a"), Leased(key("b"), "w", 0)]
-    found = audited(tmp_path, [make_group("a"), make_group("b")], events)
+def test_an_interrupted_answer_that_goes_on_elsewhere_is_counted_once_and_is_recycled(tmp_path: Path, make_group):
+    interrupted = [Leased(key("a"), "w", 0), reported("a", 3), Released(key("a"), "interrupted")]
+    again = [Leased(key("a"), "w", 1), reported("a", 1, 1, attempt=1), finished("a", attempt=1)]
+    events = [begun(), *interrupted, *again, *buffered("b", 1)]
+    groups = [make_group("a", versions=[0] * 5), make_group("b")]
+    reports = [("a", [piece(0, 0, (100, 100)), piece(1, 0, (101,))]), ("a", [piece(1, 1, (101,))])]
+    found = audited(tmp_path, groups, events, reports=reports)
     assert found.faults == ()
-    assert found.run.samples == {"issued": 4, "generated": 4, "waiting": 2, "unrecorded": 2, "running": 2}
+    assert found.run.tokens == {"known": 14, "generated": 14, "waiting": 14, "recycled": 10}
+    assert found.run.samples == {"issued": 4, "generated": 4, "waiting": 4, "recycled": 2}
+    assert (found.run.quantiles("recycled"), found.run.quantiles("waiting")) == ([5] * 4, [2, 2, 5, 5])
 
 
-def test_a_group_belongs_to_the_phase_that_leased_it_last(tmp_path: Path):
+def test_discarded_tokens_are_lost_by_reason_and_the_rest_of_the_group_is_still_held(tmp_path: Path):
     events = [
-        PhaseBegun("rl", 0, 0, 9),
-        Leased(key("a"), "w", 0),
-        Released(key("a"), "phase_over"),
-        PhaseBegun("rl", 1, 5, 9),
-        Leased(key("a"), "w", 1),
+        begun(),
+        *[Leased(key("a"), "w", 0), reported("a", 6), Released(key("a"), "expired")],
+        Discarded(key("a"), (0, 2), 4, "stale", (3, 1)),
     ]
-    first, second = audited(tmp_path, [], events).phases
-    assert (first.groups, first.leases) == ({}, {"issued": 1, "phase_over": 1})
-    assert (second.groups, second.leases) == ({"issued": 1, "running": 1}, {"issued": 1, "running": 1})
+    reports = [("a", [piece(0, 0, (1, 2, 3)), piece(1, 0, (4, 5)), piece(2, 0, (6,))])]
+    found = audited(tmp_path, [], events, reports=reports)
+    assert found.faults == ()
+    assert found.run.tokens == {"known": 6, "discarded/stale": 4, "partial/free/expired": 2}
+    assert found.run.lengths["discarded/stale"] == {3: 1, 1: 1}
+    assert found.run.untrained() == {"discarded/stale": 4}
 
 
-def test_quantiles_are_lengths_that_occur(tmp_path: Path):
+def test_tokens_that_were_turned_away_are_beside_the_balance(tmp_path: Path, make_group):
+    lease, late = [Leased(key("a"), "w", 0), reported("a", 3)], Refused(key("a"), "w", 0, "finish", "leased", 10)
+    again = [Leased(key("a"), "v", 1), Refused(key("a"), "w", 0, "progress", "leased", 4), late]
+    done = Finished(key("a"), "v", 1, PayloadRef(1, 0), 0, 0, "buffered")
+    twice = Refused(key("a"), "v", 1, "finish", "buffered", 6)
+    events = [begun(), *lease, Released(key("a"), "worker_lost"), *again, done, twice]
+    reports = [("a", [piece(0, 0, (100, 100, 100))])]
+    found = audited(tmp_path, [make_group("a", versions=[0] * 3)], events, reports=reports)
+    assert found.faults == ()
+    assert found.run.refused == {"late": 2, "duplicate": 1}
+    assert (found.run.tokens["refused/late"], found.run.tokens["refused/duplicate"]) == (4 + 7, 6)
+    assert found.run.tokens["known"] == 6
+    assert found.run.untrained() == {"refused/late": 11}
+
+
+def test_an_answer_that_does_not_continue_what_was_persisted_is_found(tmp_path: Path, make_group):
+    events = [begun(), Leased(key("a"), "w", 0), reported("a", 3), finished("a")]
+    group = make_group("a", versions=[0] * 3, tokens=[(1, 2, 3), (4, 5, 6)])
+
+    def faults(name: str, *pieces: Piece) -> tuple[str, ...]:
+        return audited(tmp_path / name, [group], events, reports=[("a", pieces)]).faults
+
+    other = "event 5: answer 1 of train/0/a does not continue what was persisted of it"
+    assert faults("as it was", piece(0, 0, (1,)), piece(1, 0, (4, 5))) == ()
+    assert faults("another token", piece(0, 0, (1,)), piece(1, 0, (4, 6))) == (other,)
+    assert faults("another version", piece(0, 0, (1,)), piece(1, 0, (4, 5), version=7)) == (other,)
+    assert faults("not from the start", piece(0, 0, (1,)), piece(1, 0, (5, 6))) == (other,)
+    assert faults("two calls", piece(0, 0, (1,)), piece(1, 0, (4,), "ask"), piece(1, 0, (6,), "answer")) == ()
+    assert faults("calls swapped", piece(0, 0, (1,)), piece(1, 0, (6,), "ask"), piece(1, 0, (4,), "answer")) == (other,)
+
+
+def test_answers_shorter_than_what_was_persisted_are_found_without_the_pieces(tmp_path: Path, make_group):
+    events = [begun(), Leased(key("a"), "w", 0), reported("a", 9), finished("a")]
+    [fault] = audited(tmp_path, [make_group("a")], events).faults
+    assert fault == "train/0/a came in with 4 tokens, but 9 were persisted of it"
+
+
+def test_reports_whose_pieces_say_something_else_are_found(tmp_path: Path):
+    events = [begun(), Leased(key("a"), "w", 0), reported("a", 3), reported("a", 2, 1)]
+    reports = [("a", [piece(0, 0, (1, 2))]), ("a", [piece(0, 3, (4, 5))])]
+    found = audited(tmp_path, [], events, reports=reports)
+    assert found.faults[:2] == (
+        "event 4: a report on train/0/a has 3 tokens, its pieces have 2",
+        "event 5: pieces of answer 0 of train/0/a follow one another, got tokens from 3 on after 2",
+    )
+    assert "rl 0: tokens known 5, accounted for 4" in found.faults
+
+
+def test_a_discard_of_another_number_of_tokens_is_found(tmp_path: Path):
+    lease = [Leased(key("a"), "w", 0), reported("a", 2), Released(key("a"), "expired")]
+    events = [begun(), *lease, Discarded(key("a"), (0,), 1, "stale", (1,))]
+    faults = audited(tmp_path, [], events, reports=[("a", [piece(0, 0, (1, 2))])]).faults
+    assert faults[0] == "event 6: 1 tokens of train/0/a were discarded, 2 were persisted"
+    assert "rl 0: tokens known 2, accounted for 1" in faults
+
+
+def test_pieces_may_be_gone_once_their_group_is_finished_and_not_before(tmp_path: Path, make_group):
+    events = [begun(), Leased(key("a"), "w", 0), reported("a", 1)]
+    reports = [("a", [piece(0, 0, (100,))])]
+    audited(tmp_path / "running", [], events, reports=reports)
+    audited(tmp_path / "finished", [make_group("a")], [*events, finished("a")], reports=reports)
+    found = []
+    for name in ("running", "finished"):
+        (tmp_path / name / PIECES.arrow(1)).unlink()
+        found.append(audit(LocalDisk(tmp_path / name), {"rl": 2}, 2).faults)
+    assert found[0][0] == "the pieces of train/0/a, which is unfinished, are not in the journal"
+    assert found[1] == ()
+
+
+def test_quantiles_are_lengths_that_occur_over_all_accounts_asked_for():
     balance = Balance(PhaseId("rl", 0))
-    balance.lengths["trained"] = dict.fromkeys(range(1, 101), 1)
-    assert balance.quantiles("trained") == [10, 50, 90, 100]
-    balance.lengths["trained"] = {7: 3}
-    assert balance.quantiles("trained") == [7, 7, 7, 7]
+    balance.book("trained", np.arange(1, 51))
+    balance.book("waiting", np.arange(51, 101))
+    assert balance.quantiles("trained", "waiting") == [10, 50, 90, 100]
+    balance.book("dropped/stale", np.array([7, 7, 7]))
+    assert balance.quantiles("dropped/stale") == [7, 7, 7, 7]
+    assert balance.quantiles("dropped/failed") == []
