@@ -289,7 +289,7 @@ async def _watch(controller: "Peer", supervisor: Supervisor, stop: asyncio.Event
             if clock() > give_up_at or (stop.is_set() and supervisor.restarting):
                 return RunStatus(state="interrupted", message=f"asked to stop; {_NO_CHECKPOINT}")
             if not watching.done():
-                if picture := await _ask("controller", controller, "status"):
+                if not supervisor.restarting and (picture := await _ask("controller", controller, "status")):
                     supervisor.see(last := picture)
                 stopping = "a checkpoint is being written; Ctrl-C again ends at once" if stop.is_set() else ""
                 show(replace(last, message=stopping or last.message or supervisor.note))

@@ -128,7 +128,7 @@ class Supervisor:
     @property
     def note(self) -> str:
         """Who does not answer, or else the last incident, for people."""
-        silent = [name for name, vital in self._vitals.items() if self._silent_s(vital) >= self._patience.suspect_s]
+        silent = [name for name, vital in self._vitals.items() if vital.suspected]
         return f"{', '.join(sorted(silent))}: no answer" if silent else self._incidents.latest
 
     @property
