@@ -101,7 +101,7 @@ class Controller:
         self._stop_reason = ""
         self._skipped = ""  # what stands in the table for an RFT phase that had too few experts
         self._in_engines = ""  # hash of the weights the engines run on, where it is known
-        self._sync: asyncio.Task[dict[str, float]] | None = None  # the transfer under way
+        self._sync: asyncio.Task[None] | None = None  # the transfer under way
         self._saved_at = clock()
         self._progress = Progress(run_dir, plan.schedule.iterations, clock)
         self._progress.still_to_come = self._still_to_come
@@ -285,24 +285,25 @@ class Controller:
     async def _hand_over(self, groups: Sequence[GroupKey], version: int) -> dict[str, float]:
         """The learner's weights are `version`, made of these groups: on the record, then on the way to the engines.
 
-        Returns the metrics of the transfer that ended last.
+        Returns how long the transfer before this one was waited for.
         """
         await self._buffer.trained(groups, version)
         self._manifest = replace(self._manifest, version=version, digest="")
         began = self._clock()
-        metrics = await self._synced()
-        metrics["wait_sync_s"] = self._clock() - began
+        await self._synced()
+        waited = self._clock() - began
         staged = await self._staged(version)
         self._sync = asyncio.create_task(self._bring(staged))
-        return metrics if self._plan.overlap_sync else metrics | await self._synced()
+        if not self._plan.overlap_sync:
+            await self._synced()
+        return {"wait_sync_s": waited}
 
-    async def _synced(self) -> dict[str, float]:
-        """Wait for the transfer under way; its metrics, or its failure."""
-        if self._sync is None:
-            return {}
-        self._progress.waiting(f"engines: version {self._manifest.version}")
-        sync, self._sync = self._sync, None
-        return await sync
+    async def _synced(self) -> None:
+        """Wait for the transfer under way, or for its failure."""
+        if self._sync:
+            self._progress.waiting(f"engines: version {self._manifest.version}")
+            sync, self._sync = self._sync, None
+            await sync
 
     async def _staged(self, version: int) -> tuple[WeightSlot, list[FloatArray]]:
         """Copy the learner's weights to where the engines take them from; from then on it may train on."""
@@ -311,12 +312,12 @@ class Controller:
         await self._learner.stage(slot)
         return slot, await self._learner.probe(await self._broadcaster.probe_sequences())
 
-    async def _bring(self, staged: tuple[WeightSlot, list[FloatArray]]) -> dict[str, float]:
+    async def _bring(self, staged: tuple[WeightSlot, list[FloatArray]]) -> None:
         """Bring staged weights to every engine, attested; then let admission move on."""
         slot, expected = staged
         metrics = await self._broadcaster.publish(slot, expected)
         await self._buffer.new_version(slot.version)
-        return metrics
+        self._progress.note("sync", metrics, version=slot.version)
 
     async def _publish(self, digest: str) -> None:
         """Bring the learner's weights to every engine, where they are not there yet.

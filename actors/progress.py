@@ -42,8 +42,12 @@ class Progress:
         """One optimizer step (or one evaluation) is done: remember its cost, append a line of metrics."""
         self._seconds[kind] += seconds
         self._units[kind] += 1
+        self.note(kind, metrics, **row, seconds=seconds)
+
+    def note(self, kind: str, metrics: dict[str, float], **row: object) -> None:
+        """Something worth a line of metrics happened."""
         self.update(metrics={**self.current.metrics, **metrics})
-        line = {"time": time.time(), "phase": kind, **row, "seconds": seconds, **metrics}
+        line = {"time": time.time(), "phase": kind, **row, **metrics}
         with self._metrics_file.open("a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
 

@@ -20,6 +20,7 @@ def broken_rules(config: "RunConfig") -> list[str]:
     return [
         *_lengths(config.rollout),
         *_batches(config.rollout, config.trainer),
+        *_rounds(config),
         *_evaluation(config.eval),
         *_model(config.model),
         *_task(config),
@@ -54,6 +55,25 @@ def _batches(rollout: RolloutConfig, trainer: TrainerConfig) -> Iterator[str]:
     for name, size in sizes.items():
         if size % ranks:
             yield f"{name} must be divisible by trainer.ranks, got {size} and {ranks}; use {_multiples(size, ranks)}"
+
+
+def _rounds(config: "RunConfig") -> Iterator[str]:
+    rollout, timeout_s = config.rollout, config.actors.lease_timeout_s
+    if rollout.oversample > 1 and rollout.max_staleness < 1:
+        yield (
+            f"rollout.oversample above 1 needs rollout.max_staleness of at least 1, got {rollout.oversample:g} and "
+            f"{rollout.max_staleness:g}: an interrupted answer is one version old when it goes on"
+        )
+    if rollout.report_every_s > timeout_s / 3:
+        yield (
+            f"rollout.report_every_s must be at most a third of actors.lease_timeout_s, got "
+            f"{rollout.report_every_s:g} and {timeout_s:g}: reports are what keeps a lease"
+        )
+    if rollout.deterministic and (rollout.max_staleness >= 1 or config.trainer.ranks > 1):
+        yield (
+            f"rollout.deterministic needs rollout.max_staleness=0 and trainer.ranks=1, got "
+            f"{rollout.max_staleness:g} and {config.trainer.ranks}: with others the order of events decides"
+        )
 
 
 def _evaluation(evaluation: EvalConfig) -> Iterator[str]:

@@ -38,9 +38,10 @@ def test_the_expert_set_holds_distinct_successes_of_more_than_one_step(run):
 
 
 def test_every_sync_was_attested_against_the_learner(run):
-    steps = run.steps("rl")
-    assert len(steps) == 20
-    assert all(0 <= step["probe_max_diff"] < 1e-3 for step in steps)
+    versions = {row["version"]: row["probe_max_diff"] for row in run.steps("sync")}
+    assert {step["version"] for step in run.steps("rl")} < set(versions)
+    assert len(versions) == 1 + 20 + 2  # the base policy, every step, each RFT
+    assert all(0 <= difference < 1e-3 for difference in versions.values())
 
 
 def test_engine_and_learner_agree_on_fresh_tokens(run):
@@ -134,7 +135,8 @@ def test_a_killed_engine_is_replaced_and_the_run_goes_on(run, runs):
     assert "a rollout worker is replaced" in (hurt.root / "logs" / "driver.log").read_text()
     steps = hurt.steps("rl")
     assert [row["step"] for row in steps] == list(range(1, 11))
-    assert steps[-1]["engines"] == 1
-    assert max(row["probe_max_diff"] for row in steps) < 1e-3
+    syncs = hurt.steps("sync")
+    assert syncs[-1]["engines"] == 1
+    assert max(row["probe_max_diff"] for row in syncs) < 1e-3
     assert max(row["staleness_max"] for row in steps) <= 1
     assert "The balance closes" in rloop("audit", str(hurt.root))
