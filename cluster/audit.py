@@ -164,8 +164,7 @@ def _facts(found: Audit, bound: float) -> list[str]:
 
 
 def _untrained(run: Balance) -> str:
-    lost = run.untrained()
-    generated = run.tokens["known"] - run.tokens["evaluated"] + run.tokens["refused/late"] + run.tokens["unrecorded"]
+    lost, generated = run.untrained(), run.generated_for_training()
     reasons = ", ".join(f"{tokens:,} {_words(name)}" for name, tokens in lost.most_common())
     share = f" ({lost.total() / generated:.1%}): {reasons}" if lost else ""
     return f"Tokens generated but never trained: {lost.total():,} of {generated:,}{share}"

@@ -100,6 +100,10 @@ class Balance:
         """Tokens that were generated for training and will be in no training step, by reason."""
         return Counter({name: self.tokens[name] for name in self.accounts(*UNTRAINED) if self.tokens[name]})
 
+    def generated_for_training(self) -> int:
+        """Tokens that were ever seen of training answers, kept or not."""
+        return self.tokens["known"] - self.tokens["evaluated"] + self.tokens["refused/late"] + self.tokens["unrecorded"]
+
     def quantiles(self, *accounts: str) -> list[int]:
         """Length in tokens of the answers of these accounts: 10, 50 and 90 %, and the longest; empty without any."""
         merged: Counter[int] = Counter()

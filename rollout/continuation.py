@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rollout.events import Discarded, Finished, JournalDamaged, PayloadRef, Progressed
 from rollout.payloads import pieces_from_batch
-from rollout.records import GroupKey, Segment
+from rollout.records import GroupKey, Piece, Segment
 from rollout.segments import GROUPS, PIECES, Kind, read_segment
 from rollout.storage import Storage
 
@@ -34,8 +34,8 @@ class Continuation:
     """A fold over the log's progress. Each method returns the faults that the event shows."""
 
     def __init__(self, journal: Storage) -> None:
-        self._pieces = Forwards(journal, PIECES)
-        self._answers = Forwards(journal, GROUPS)
+        self._reports = Reports(journal)
+        self._answers = _Forwards(journal, GROUPS)
         self._groups: dict[GroupKey, _Known] = {}
 
     def held(self) -> dict[GroupKey, int | None]:
@@ -45,12 +45,12 @@ class Continuation:
     def progressed(self, event: Progressed) -> list[str]:
         """Pieces came in."""
         known = self._groups.setdefault(event.key, _Known())
-        batch = self._pieces.at(event.payload)
-        if known.gone or batch is None:
+        pieces = self._reports.pieces(event)
+        if known.gone or pieces is None:
             known.gone = True
             return []
         before, faults = known.tokens(), []
-        for piece in pieces_from_batch(batch):
+        for piece in pieces:
             call = (piece.sample_index, piece.call)
             so_far = known.calls.get(call, Segment.empty())
             if piece.offset != len(so_far):
@@ -116,19 +116,41 @@ def _tokens(batch: pa.RecordBatch, row: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(batch["token_ids"][row].values), np.asarray(batch["versions"][row].values)
 
 
-class Forwards:
-    """The record batches of one kind, for someone who asks for them in the order of the journal."""
+class Reports:
+    """What workers reported, for someone who asks in the order of the log."""
+
+    def __init__(self, journal: Storage) -> None:
+        self._batches = _Forwards(journal, PIECES)
+
+    def pieces(self, event: Progressed) -> tuple[Piece, ...] | None:
+        """What came in with this event; None when it is not there any more.
+
+        A restart may give the number of a segment that was removed to another one, so what lies there is looked at.
+        """
+        batch = self._batches.at(event.payload)
+        if batch is None or event.key != _key(batch) or event.attempt != batch["attempt"][0].as_py():
+            return None
+        return pieces_from_batch(batch)
+
+
+def _key(batch: pa.RecordBatch) -> GroupKey:
+    return GroupKey(*(batch[column][0].as_py() for column in ("purpose", "epoch", "prompt_id")))
+
+
+class _Forwards:
+    """The record batches of one kind; quick when asked for in the order of the journal."""
 
     def __init__(self, journal: Storage, kind: Kind) -> None:
         self._journal = journal
         self._kind = kind
-        self._segment = 0
+        self._next = PayloadRef(0, 0)  # nothing before it is still to come
         self._batches: Iterator[tuple[int, pa.RecordBatch]] = iter(())
 
     def at(self, ref: PayloadRef) -> pa.RecordBatch | None:
         """The record batch; None when it is not there (any more)."""
-        if ref.segment != self._segment:
-            self._segment, self._batches = ref.segment, read_segment(self._journal, ref.segment, self._kind)
+        if ref.segment != self._next.segment or ref < self._next:
+            self._batches = read_segment(self._journal, ref.segment, self._kind)
+        self._next = PayloadRef(ref.segment, ref.batch + 1)
         try:
             return next((batch for number, batch in self._batches if number == ref.batch), None)
         except JournalDamaged:

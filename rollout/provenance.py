@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from rollout.continuation import Forwards
+from rollout.continuation import Reports
 from rollout.events import (
     Discarded,
     Dropped,
@@ -29,9 +28,7 @@ from rollout.events import (
 )
 from rollout.journal import read_payloads
 from rollout.ledger import Ledger
-from rollout.payloads import pieces_from_batch
 from rollout.records import GroupKey, Piece
-from rollout.segments import PIECES
 from rollout.storage import Storage
 
 
@@ -46,7 +43,7 @@ class Lineage:
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.steps: dict[int, list[Trained]] = {}
         """Iteration → its steps, in order."""
-        self._begun: dict[int, int] = {}  # version → iteration whose RL phase began with it
+        self._begun: dict[int, int] = {}  # version → iteration whose RL phase began or went on with it
         self._iteration = -1
         self._version: int | None = None  # with which the RL phase under way began or went on
         for event in events:
@@ -62,8 +59,7 @@ class Lineage:
             return []
         self._iteration, self._version = event.iteration, event.version
         steps, done = self.steps.setdefault(event.iteration, []), event.done_steps
-        if not done:
-            self._begun[event.version] = event.iteration
+        self._begun[event.version] = event.iteration
         if missing := max(0, done - len(steps)):
             return [f"rl {event.iteration} goes on after step {done}, but {missing} of these steps have no record"]
         if not steps:
@@ -177,7 +173,7 @@ def life(journal: Storage, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
     """Everything that the journal says of a prompt: events in order, and the answers that came in."""
     moments: list[Moment] = []
     deliveries: dict[PayloadRef, int] = {}
-    ledger, phase, pieces = Ledger(), "", Forwards(journal, PIECES)
+    ledger, phase, reports = Ledger(), "", Reports(journal)
     for number, event in enumerate(replay(journal), start=1):
         leased = [key for key in _known(ledger, prompt_id) if ledger.state(key) == "leased"]
         ledger.apply(event)
@@ -191,7 +187,7 @@ def life(journal: Storage, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
             case Trained():
                 told = [_Told(key, "trained", f"made version {event.version}") for key in event.keys]
             case _ if event.key.prompt_id == prompt_id:
-                told = [_tell(event, pieces)]
+                told = [_tell(event, reports)]
                 if isinstance(event, Finished):
                     deliveries[event.payload] = number
             case _:
@@ -214,13 +210,13 @@ def _trained_again(event: PhaseBegun, ledger: Ledger) -> "list[_Told]":
 
 
 def _tell(
-    event: Leased | Progressed | Released | Discarded | Refused | Finished | Dropped, pieces: Forwards
+    event: Leased | Progressed | Released | Discarded | Refused | Finished | Dropped, reports: Reports
 ) -> "_Told":
     match event:
         case Leased():
             return _Told(event.key, "leased", f"by {event.worker}, attempt {event.attempt}")
         case Progressed():
-            return _tell_progress(event, pieces.at(event.payload))
+            return _tell_progress(event, reports.pieces(event))
         case Released():
             return _Told(event.key, "released", event.reason)
         case Discarded():
@@ -238,12 +234,11 @@ def _tell(
             return _Told(event.key, "dropped", event.reason)
 
 
-def _tell_progress(event: Progressed, batch: pa.RecordBatch | None) -> "_Told":
+def _tell_progress(event: Progressed, pieces: tuple[Piece, ...] | None) -> "_Told":
     """Which answers the tokens are of can be told while the pieces are there."""
     note = f"{event.tokens} tokens by {event.worker}, attempt {event.attempt}"
-    if batch is None:
+    if pieces is None:
         return _Told(event.key, "progressed", note)
-    pieces = pieces_from_batch(batch)
     note += ": " + ", ".join(f"answer {piece.sample_index} has {piece.end}{_state(piece)}" for piece in pieces)
     return _Told(event.key, "progressed", note, frozenset(piece.sample_index for piece in pieces))
 

@@ -54,6 +54,10 @@ def piece(sample: int, offset: int, tokens: Sequence[int], call: str = "answer",
     return Piece(sample, call, offset, Segment.of(tokens, [0.0] * len(tokens), [version] * len(tokens), None))
 
 
+def said(name: str, *pieces: Piece, attempt: int = 0) -> GroupProgress:
+    return GroupProgress(key(name), attempt, pieces)
+
+
 def reported(name: str, tokens: int, batch: int = 0, attempt: int = 0) -> Progressed:
     return Progressed(key(name), "w", attempt, PayloadRef(1, batch), tokens)
 
@@ -63,7 +67,7 @@ def audited(
     groups: Sequence[RolloutGroup],
     events: Sequence[Event],
     eta: float = 2,
-    reports: Sequence[tuple[str, Sequence[Piece]]] = (),
+    reports: Sequence[GroupProgress] = (),
 ) -> Audit:
     """The audit of a hand-written journal: these payloads, then these events. Event 1 says that it was opened."""
 
@@ -71,8 +75,8 @@ def audited(
         journal = Journal(LocalDisk(directory), DATA)
         for group in groups:
             journal.add(to_batch(group, 0, 0))
-        for name, pieces in reports:
-            journal.add_pieces(pieces_to_batch(GroupProgress(key(name), 0, tuple(pieces))))
+        for report in reports:
+            journal.add_pieces(pieces_to_batch(report))
         for event in events:
             journal.post(event)
         await journal.close()
@@ -170,7 +174,7 @@ def test_answers_whose_delivery_was_never_recorded_are_counted_apart(tmp_path: P
 def test_a_group_belongs_to_the_phase_that_leased_it_last_and_takes_its_tokens_along(tmp_path: Path):
     first_lease = [Leased(key("a"), "w", 0), reported("a", 3), Released(key("a"), "phase_over")]
     events = [begun(), *first_lease, begun(5, iteration=1), Leased(key("a"), "w", 1)]
-    found = audited(tmp_path, [], events, reports=[("a", [piece(0, 0, (1, 2, 3))])])
+    found = audited(tmp_path, [], events, reports=[said("a", piece(0, 0, (1, 2, 3)))])
     first, second = found.phases
     assert found.faults == ()
     assert (first.groups, first.leases) == ({}, {"issued": 1, "phase_over": 1})
@@ -225,12 +229,23 @@ def test_an_interrupted_answer_that_goes_on_elsewhere_is_counted_once_and_is_rec
     again = [Leased(key("a"), "w", 1), reported("a", 1, 1, attempt=1), finished("a", attempt=1)]
     events = [begun(), *interrupted, *again, *buffered("b", 1)]
     groups = [make_group("a", versions=[0] * 5), make_group("b")]
-    reports = [("a", [piece(0, 0, (100, 100)), piece(1, 0, (101,))]), ("a", [piece(1, 1, (101,))])]
+    reports = [said("a", piece(0, 0, (100, 100)), piece(1, 0, (101,))), said("a", piece(1, 1, (101,)), attempt=1)]
     found = audited(tmp_path, groups, events, reports=reports)
     assert found.faults == ()
     assert found.run.tokens == {"known": 14, "generated": 14, "waiting": 14, "recycled": 10}
     assert found.run.samples == {"issued": 4, "generated": 4, "waiting": 4, "recycled": 2}
     assert (found.run.quantiles("recycled"), found.run.quantiles("waiting")) == ([5] * 4, [2, 2, 5, 5])
+
+
+def test_an_answer_that_started_again_from_nothing_is_not_recycled(tmp_path: Path, make_group):
+    first = [Leased(key("a"), "w", 0), reported("a", 1), Released(key("a"), "expired")]
+    second = [Leased(key("a"), "w", 1), Released(key("a"), "expired"), Discarded(key("a"), (0,), 1, "stale", (1,))]
+    third = [Leased(key("a"), "w", 2), finished("a", attempt=2)]
+    found = audited(
+        tmp_path, [make_group("a")], [begun(), *first, *second, *third], reports=[said("a", piece(0, 0, (7,)))]
+    )
+    assert found.faults == ()
+    assert found.run.tokens == {"known": 5, "discarded/stale": 1, "generated": 4, "waiting": 4}
 
 
 def test_discarded_tokens_are_lost_by_reason_and_the_rest_of_the_group_is_still_held(tmp_path: Path):
@@ -239,7 +254,7 @@ def test_discarded_tokens_are_lost_by_reason_and_the_rest_of_the_group_is_still_
         *[Leased(key("a"), "w", 0), reported("a", 6), Released(key("a"), "expired")],
         Discarded(key("a"), (0, 2), 4, "stale", (3, 1)),
     ]
-    reports = [("a", [piece(0, 0, (1, 2, 3)), piece(1, 0, (4, 5)), piece(2, 0, (6,))])]
+    reports = [said("a", piece(0, 0, (1, 2, 3)), piece(1, 0, (4, 5)), piece(2, 0, (6,)))]
     found = audited(tmp_path, [], events, reports=reports)
     assert found.faults == ()
     assert found.run.tokens == {"known": 6, "discarded/stale": 4, "partial/free/expired": 2}
@@ -253,7 +268,7 @@ def test_tokens_that_were_turned_away_are_beside_the_balance(tmp_path: Path, mak
     done = Finished(key("a"), "v", 1, PayloadRef(1, 0), 0, 0, "buffered")
     twice = Refused(key("a"), "v", 1, "finish", "buffered", 6)
     events = [begun(), *lease, Released(key("a"), "worker_lost"), *again, done, twice]
-    reports = [("a", [piece(0, 0, (100, 100, 100))])]
+    reports = [said("a", piece(0, 0, (100, 100, 100)))]
     found = audited(tmp_path, [make_group("a", versions=[0] * 3)], events, reports=reports)
     assert found.faults == ()
     assert found.run.refused == {"late": 2, "duplicate": 1}
@@ -267,7 +282,7 @@ def test_an_answer_that_does_not_continue_what_was_persisted_is_found(tmp_path: 
     group = make_group("a", versions=[0] * 3, tokens=[(1, 2, 3), (4, 5, 6)])
 
     def faults(name: str, *pieces: Piece) -> tuple[str, ...]:
-        return audited(tmp_path / name, [group], events, reports=[("a", pieces)]).faults
+        return audited(tmp_path / name, [group], events, reports=[said("a", *pieces)]).faults
 
     other = "event 5: answer 1 of train/0/a does not continue what was persisted of it"
     assert faults("as it was", piece(0, 0, (1,)), piece(1, 0, (4, 5))) == ()
@@ -275,6 +290,7 @@ def test_an_answer_that_does_not_continue_what_was_persisted_is_found(tmp_path: 
     assert faults("another version", piece(0, 0, (1,)), piece(1, 0, (4, 5), version=7)) == (other,)
     assert faults("not from the start", piece(0, 0, (1,)), piece(1, 0, (5, 6))) == (other,)
     assert faults("two calls", piece(0, 0, (1,)), piece(1, 0, (4,), "ask"), piece(1, 0, (6,), "answer")) == ()
+    assert faults("calls overlap", piece(1, 0, (4, 5), "ask"), piece(1, 0, (5,), "tell")) == (other,)
     assert faults("calls swapped", piece(0, 0, (1,)), piece(1, 0, (6,), "ask"), piece(1, 0, (4,), "answer")) == (other,)
 
 
@@ -286,7 +302,7 @@ def test_answers_shorter_than_what_was_persisted_are_found_without_the_pieces(tm
 
 def test_reports_whose_pieces_say_something_else_are_found(tmp_path: Path):
     events = [begun(), Leased(key("a"), "w", 0), reported("a", 3), reported("a", 2, 1)]
-    reports = [("a", [piece(0, 0, (1, 2))]), ("a", [piece(0, 3, (4, 5))])]
+    reports = [said("a", piece(0, 0, (1, 2))), said("a", piece(0, 3, (4, 5)))]
     found = audited(tmp_path, [], events, reports=reports)
     assert found.faults[:2] == (
         "event 4: a report on train/0/a has 3 tokens, its pieces have 2",
@@ -298,14 +314,14 @@ def test_reports_whose_pieces_say_something_else_are_found(tmp_path: Path):
 def test_a_discard_of_another_number_of_tokens_is_found(tmp_path: Path):
     lease = [Leased(key("a"), "w", 0), reported("a", 2), Released(key("a"), "expired")]
     events = [begun(), *lease, Discarded(key("a"), (0,), 1, "stale", (1,))]
-    faults = audited(tmp_path, [], events, reports=[("a", [piece(0, 0, (1, 2))])]).faults
+    faults = audited(tmp_path, [], events, reports=[said("a", piece(0, 0, (1, 2)))]).faults
     assert faults[0] == "event 6: 1 tokens of train/0/a were discarded, 2 were persisted"
     assert "rl 0: tokens known 2, accounted for 1" in faults
 
 
 def test_pieces_may_be_gone_once_their_group_is_finished_and_not_before(tmp_path: Path, make_group):
     events = [begun(), Leased(key("a"), "w", 0), reported("a", 1)]
-    reports = [("a", [piece(0, 0, (100,))])]
+    reports = [said("a", piece(0, 0, (100,)))]
     audited(tmp_path / "running", [], events, reports=reports)
     audited(tmp_path / "finished", [make_group("a")], [*events, finished("a")], reports=reports)
     found = []
@@ -314,6 +330,15 @@ def test_pieces_may_be_gone_once_their_group_is_finished_and_not_before(tmp_path
         found.append(audit(LocalDisk(tmp_path / name), {"rl": 2}, 2).faults)
     assert found[0][0] == "the pieces of train/0/a, which is unfinished, are not in the journal"
     assert found[1] == ()
+
+
+def test_pieces_of_another_group_under_the_number_of_those_that_are_gone_are_no_fault(tmp_path: Path, make_group):
+    """Compaction removed what was reported of a; a restart then gave its segment's number away."""
+    events = [begun(), Leased(key("a"), "w", 0), reported("a", 1), reported("a", 1, 1), finished("a")]
+    events += [Leased(key("b"), "w", 0), reported("b", 2)]
+    found = audited(tmp_path, [make_group("a")], events, reports=[said("b", piece(0, 0, (8, 9)))])
+    assert found.faults == ()
+    assert found.run.tokens["partial/running"] == 2
 
 
 def test_quantiles_are_lengths_that_occur_over_all_accounts_asked_for():

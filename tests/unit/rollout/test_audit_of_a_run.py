@@ -161,6 +161,7 @@ def test_every_group_answer_token_and_lease_of_an_eventful_run_is_accounted_for(
         "refused/late": 3,
     }
     assert found.run.closes
+    assert found.run.generated_for_training() == 63 + 3
     assert (found.run.groups["issued"], found.run.tokens["known"]) == (14, 16 + 63)
 
 
