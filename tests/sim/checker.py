@@ -1,0 +1,354 @@
+"""Decides, from the disk alone, whether a finished run was right: journal, manifest and checkpoints, nothing else.
+
+It decodes with the journal's readers and keeps books of its own: none of the code that wrote the journal takes part.
+`check` raises `Violation` with the first thing that must not be.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import arithmetic
+import numpy as np
+from checkpoints import Checkpoints
+from disk import Mount
+from fakes import verdict
+from samples import Sample, group_samples, report_pieces
+
+from rollout.events import (
+    Discarded,
+    Dropped,
+    Event,
+    Finished,
+    Leased,
+    Opened,
+    PayloadRef,
+    PhaseBegun,
+    Progressed,
+    Refused,
+    Released,
+    Trained,
+    read_log,
+)
+from rollout.records import GroupKey
+from rollout.seeds import sample_seed
+
+
+class Violation(AssertionError):
+    """Something that must not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the run was asked to do."""
+
+    run_seed: int
+    staleness: int
+    drop_zero_variance: bool
+    deterministic: bool
+    prompts: dict[str, tuple[int, ...]]
+    """Training prompts in the order of the data, and their tokens."""
+    groups_per_step: int
+    group_size: int
+    max_new_tokens: int
+    rl_phases: int
+    rl_steps: int
+    rft: bool
+
+
+@dataclass(slots=True)
+class _Group:
+    state: str = "free"
+    worker: str = ""
+    attempt: int = -1
+    known: dict[int, list[int]] = field(default_factory=dict)
+    """Sample → tokens that the journal has of its unfinished answer."""
+    samples: list[Sample] = field(default_factory=list)
+
+
+class Checker:
+    """One walk over the events of a run."""
+
+    def __init__(self, disk: Mount, rules: Rules) -> None:
+        self._rules = rules
+        self._checkpoints = Checkpoints(disk)
+        journal = disk.folder("journal")
+        self._events = list(_events_that_count(journal))
+        finished = [e.payload for e in self._events if isinstance(e, Finished)]
+        reported = [e.payload for e in self._events if isinstance(e, Progressed)]
+        self._samples: dict[PayloadRef, list[Sample]] = group_samples(journal, finished)
+        self._reports = report_pieces(journal, reported)
+        self._groups: dict[GroupKey, _Group] = {}
+        self._weights: dict[int, int] = {}  # version → the weights of that number
+        self._begun: dict[int, int] = {}  # RL phase → version that it started with
+        self._steps: dict[int, list[tuple[GroupKey, ...]]] = {}  # RL phase → its steps, as recorded
+        self._digests: dict[int, list[int]] = {}
+        self._phase: PhaseBegun | None = None
+        self._orders: dict[int, list[str]] = {}
+        self._touched = 0  # prompts that were ever leased, over all epochs
+        self.free_at_start: dict[int, list[GroupKey]] = {}
+        """RL phase → groups that were touched before it and are free when it begins."""
+        self.touched_at_start: dict[int, int] = {}
+
+    # -- the walk ---------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """The whole run."""
+        handlers: dict[type, Callable[..., None]] = {
+            PhaseBegun: self._begin,
+            Leased: self._lease,
+            Progressed: self._progress,
+            Released: self._release,
+            Discarded: self._discard,
+            Finished: self._finish,
+            Dropped: self._drop,
+            Trained: self._train,
+        }
+        for number, event in enumerate(self._events):
+            if handler := handlers.get(type(event)):
+                try:
+                    handler(event)
+                except Violation as violation:
+                    raise Violation(f"event {number}, {_short(event)}: {violation}") from None
+        self._check_end()
+
+    def _begin(self, event: PhaseBegun) -> None:
+        for group in self._groups.values():
+            if group.state == "leased":
+                group.state = "free"
+        self._phase = event
+        if event.kind == "eval":
+            self._has_weights(event.version, self._checkpoints.of_evaluation(event.iteration, self._rules.rft))
+        if event.kind != "rl":
+            return
+        phase, digests = event.iteration, self._digests.setdefault(event.iteration, [])
+        first = self._begun.setdefault(phase, event.version - event.done_steps)
+        _require(event.version == first + event.done_steps, f"step {event.done_steps} has two version numbers")
+        _require(
+            event.done_steps <= len(digests), f"the checkpoint has steps that are not recorded: {len(digests)} are"
+        )
+        weights = self._checkpoints.start_of(phase, self._rules.rft).weights
+        self._has_weights(first, weights)
+        for digest in digests[: event.done_steps]:
+            weights = arithmetic.trained(weights, digest)
+        self._has_weights(event.version, weights)
+        if phase not in self.touched_at_start:
+            self.touched_at_start[phase] = self._touched
+            self.free_at_start[phase] = sorted(
+                (key for key, group in self._groups.items() if key.purpose == "train" and group.state == "free"),
+                key=self._position,
+            )
+
+    def _has_weights(self, version: int, weights: int) -> None:
+        known = self._weights.setdefault(version, weights)
+        _require(known == weights, f"version {version} is the number of two different weights")
+
+    def _lease(self, event: Leased) -> None:
+        key = event.key
+        if key not in self._groups and key.purpose == "train":
+            _require(self._position(key) == self._touched, "a prompt was skipped, or comes out of order")
+            self._touched += 1
+        if key.purpose == "train":
+            self._require_first(key)
+        group = self._groups.setdefault(key, _Group())
+        _require(group.state == "free", f"leased while {group.state}")
+        _require(event.attempt == group.attempt + 1, f"attempt {event.attempt} after {group.attempt}")
+        group.state, group.worker, group.attempt = "leased", event.worker, event.attempt
+
+    def _require_first(self, key: GroupKey) -> None:
+        """What is free again comes before all later prompts."""
+        place = self._position(key)
+        for other, group in self._groups.items():
+            if other.purpose == "train" and group.state == "free" and self._position(other) < place:
+                raise Violation(f"{other} is free and comes first")
+
+    def _held(self, event: Progressed | Finished) -> _Group:
+        group = self._groups.get(event.key, _Group())
+        _require(group.state == "leased", f"the group is {group.state}")
+        _require((group.worker, group.attempt) == (event.worker, event.attempt), "it is another's lease")
+        return group
+
+    def _progress(self, event: Progressed) -> None:
+        group = self._held(event)
+        for piece in self._reports[event.payload]:
+            known = group.known.setdefault(piece.index, [])
+            _require(piece.offset == len(known), f"sample {piece.index}: {piece.offset} tokens known, {len(known)} are")
+            self._check_tokens(event.key, piece, known)
+            known += piece.tokens
+
+    def _release(self, event: Released) -> None:
+        group = self._groups.get(event.key, _Group())
+        _require(group.state == "leased", f"released while {group.state}")
+        group.state = "free"
+
+    def _discard(self, event: Discarded) -> None:
+        group = self._groups.get(event.key, _Group())
+        _require(group.state == "free", f"discarded while {group.state}")
+        _require(event.reason != "deterministic" or self._rules.deterministic, "the run need not repeat exactly")
+        lost = sum(len(group.known.pop(sample, ())) for sample in event.samples)
+        _require(lost == event.tokens, f"{lost} tokens are lost, not {event.tokens}")
+
+    def _finish(self, event: Finished) -> None:
+        group = self._held(event)
+        group.samples = self._samples[event.payload]
+        _require([s.key for s in group.samples] == [event.key] * len(group.samples), "its payload is of another group")
+        for sample in group.samples:
+            known = group.known.get(sample.index, [])
+            _require(sample.tokens[: len(known)] == known, f"sample {sample.index} contradicts its persisted tokens")
+            self._check_tokens(event.key, sample, [])
+            self._check_verdict(event.key, sample)
+        if event.key.purpose == "eval":
+            assert self._phase is not None
+            sampled_by = {version for sample in group.samples for version in sample.versions}
+            _require(sampled_by == {self._phase.version}, f"an evaluation of {self._phase.version} by {sampled_by}")
+        group.known = {}
+        group.state, reason = self._fate(event.key, group.samples)
+        _require((event.fate, event.reason) == (group.state, reason), f"it should be {group.state} {reason}")
+
+    def _fate(self, key: GroupKey, samples: Sequence[Sample]) -> tuple[str, str]:
+        rewards = [s.reward for s in samples if s.reward is not None]
+        if key.purpose == "eval":
+            return "evaluated", ""
+        if len(rewards) < 2:
+            return "dropped", "failed"
+        if self._rules.drop_zero_variance and len(set(rewards)) == 1:
+            return "dropped", "zero_variance"
+        return "buffered", ""
+
+    def _check_tokens(self, key: GroupKey, sample: Sample, known: Sequence[int]) -> None:
+        """Each token is what the weights of its version sample after what stands before it."""
+        before = known[-1] if known else arithmetic.opening(sample_seed(self._rules.run_seed, key, sample.index))
+        for place, (token, version) in enumerate(zip(sample.tokens, sample.versions, strict=True), len(known)):
+            weights = self._weights.get(version)
+            if weights is None:
+                raise Violation(f"sample {sample.index} has a token of version {version}, which is not recorded yet")
+            if token != arithmetic.token(before, place, weights):
+                raise Violation(f"token {place} of sample {sample.index} does not follow under version {version}")
+            before = token
+
+    def _check_verdict(self, key: GroupKey, sample: Sample) -> None:
+        expected = verdict(key.prompt_id, arithmetic.decode(sample.tokens))
+        _require(sample.reward in (None, expected.reward), f"sample {sample.index} has another's verdict")
+        whole = len(sample.tokens) == min(arithmetic.answer_length(sample.tokens[0]), self._rules.max_new_tokens)
+        _require(whole, f"sample {sample.index} is not a whole answer")
+
+    def _drop(self, event: Dropped) -> None:
+        group = self._groups.get(event.key, _Group())
+        _require(group.state == "buffered", f"dropped while {group.state}")
+        if event.reason == "stale":
+            _require(self._age(group, self._learner_version()) > self._rules.staleness, "it is not stale")
+        group.state = "dropped"
+
+    def _train(self, event: Trained) -> None:
+        assert self._phase is not None
+        phase = self._phase.iteration
+        _require(self._phase.kind == "rl", "trained outside an RL phase")
+        _require(len(set(event.keys)) == self._rules.groups_per_step, f"a step of {len(set(event.keys))} groups")
+        before = self._learner_version()
+        _require(event.version == before + 1, f"version {event.version} after {before}")
+        sequences = []
+        for key in event.keys:
+            group = self._groups.get(key, _Group())
+            _require(group.state == "buffered", f"{key} is trained while {group.state}")
+            age = self._age(group, before)
+            _require(0 <= age <= self._rules.staleness, f"{key} has tokens that are {age} versions old")
+            group.state = "trained"
+            sequences += [sample.digest() for sample in group.samples if sample.reward is not None]
+        digest = arithmetic.batch_digest(sequences)
+        self._digests[phase].append(digest)
+        self._steps.setdefault(phase, []).append(event.keys)
+        self._has_weights(event.version, arithmetic.trained(self._weights[before], digest))
+
+    def _learner_version(self) -> int:
+        """Of the newest recorded step: steps that are trained again give the same numbers again."""
+        assert self._phase is not None
+        phase = self._phase.iteration
+        return self._begun[phase] + len(self._digests[phase])
+
+    def _age(self, group: _Group, version: int) -> int:
+        """How old the oldest token is that would be trained; of a newer one than there is, negative."""
+        versions = [v for sample in group.samples if sample.reward is not None for v in sample.versions]
+        return max(version - v for v in versions) if max(versions) <= version else version - max(versions)
+
+    def _position(self, key: GroupKey) -> int:
+        if key.epoch not in self._orders:
+            shuffled = np.random.default_rng([self._rules.run_seed, key.epoch]).permutation(len(self._rules.prompts))
+            ids = list(self._rules.prompts)
+            self._orders[key.epoch] = [ids[i] for i in shuffled]
+        return key.epoch * len(self._rules.prompts) + self._orders[key.epoch].index(key.prompt_id)
+
+    def _key(self, position: int) -> GroupKey:
+        epoch, place = divmod(position, len(self._rules.prompts))
+        self._position(GroupKey("train", epoch, next(iter(self._rules.prompts))))
+        return GroupKey("train", epoch, self._orders[epoch][place])
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def _check_end(self) -> None:
+        rules = self._rules
+        self._checkpoints.require_complete(rules.rl_phases, rules.rft)
+        for phase in range(rules.rl_phases):
+            digests = self._digests.get(phase, [])
+            _require(len(digests) == rules.rl_steps, f"RL phase {phase} has {len(digests)} recorded steps")
+            start = self._checkpoints.start_of(phase, rules.rft)
+            result = self._checkpoints.named(f"rl-{phase}")
+            _require(result.steps == [*start.steps, *digests], f"rl-{phase} is not what was recorded as trained")
+            if rules.staleness == 0:
+                self._check_synchronous(phase, start.weights)
+            if rules.rft:
+                successor = self._checkpoints.named(f"theta-{phase + 1}")
+                _require(
+                    successor.steps[: len(start.steps)] == start.steps, "RFT did not start from the phase's policy"
+                )
+
+    def _check_synchronous(self, phase: int, weights: int) -> None:
+        """With η = 0 the batches are those of a run without faults: worked out from the rules alone."""
+        keys = self._upcoming(phase)
+        for number, step in enumerate(self._steps[phase]):
+            version = self._begun[phase] + number
+            accepted: list[tuple[GroupKey, list[Sample]]] = []
+            while len(accepted) < self._rules.groups_per_step:
+                key = next(keys)
+                samples = [self._answer(key, i, version, weights) for i in range(self._rules.group_size)]
+                if self._fate(key, samples)[0] == "buffered":
+                    accepted.append((key, samples))
+            accepted.sort(key=lambda pair: self._position(pair[0]))
+            expected = tuple(key for key, _ in accepted)
+            _require(expected == step, f"step {number} of phase {phase} is {step}, without faults it is {expected}")
+            sequences = [s.digest() for _, samples in accepted for s in samples if s.reward is not None]
+            weights = arithmetic.trained(weights, arithmetic.batch_digest(sequences))
+
+    def _upcoming(self, phase: int) -> Iterator[GroupKey]:
+        yield from self.free_at_start[phase]
+        position = self.touched_at_start[phase]
+        while True:
+            yield self._key(position)
+            position += 1
+
+    def _answer(self, key: GroupKey, index: int, version: int, weights: int) -> Sample:
+        before, tokens, left = arithmetic.opening(sample_seed(self._rules.run_seed, key, index)), [], 1
+        while len(tokens) < left:
+            before = arithmetic.token(before, len(tokens), weights)
+            left = left if tokens else min(arithmetic.answer_length(before), self._rules.max_new_tokens)
+            tokens.append(before)
+        reward = verdict(key.prompt_id, arithmetic.decode(tokens)).reward
+        return Sample(key, index, self._rules.prompts[key.prompt_id], tokens, [version] * len(tokens), reward)
+
+
+def _events_that_count(journal: Mount) -> Iterator[Event]:
+    """Those of a writer that was not replaced yet."""
+    newest = 0
+    for record in read_log(journal):
+        if isinstance(record.event, Opened):
+            _require(record.incarnation != newest, f"incarnation {newest} was opened twice")
+            newest = max(newest, record.incarnation)
+        elif record.incarnation == newest and not isinstance(record.event, Refused):
+            yield record.event
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Violation(otherwise)
+
+
+def _short(event: Event) -> str:
+    return str(event)[:160]

@@ -1,0 +1,125 @@
+"""What one seed means: a configuration of a run, and what will go wrong in it."""
+
+import math
+import random
+from dataclasses import dataclass
+
+from network import CALM, Weather
+
+ROLES = ("buffer", "controller", "learner", "broadcaster")
+"""Processes of the core: they are restarted together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process of the core dies at a certain point of its life (`virtual_loop.Process.point`)."""
+
+    role: str
+    point: int
+    everything: bool
+    """Workers and the rest of the core go with it at the same instant, as when the machine loses power."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A process falls silent, and may come back."""
+
+    at: float
+    seconds: float
+    unreachable: bool
+    """It cannot be killed meanwhile: a network partition. It comes back as a zombie."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFate:
+    """What happens to one worker."""
+
+    token_s: float
+    dies_at: int = -1
+    stop: Stop | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A run and its faults, all drawn from the seed."""
+
+    seed: int
+    staleness: int
+    oversample: float
+    deterministic: bool
+    drop_zero_variance: bool
+    workers: int
+    max_concurrent: int
+    prompts: int
+    phases: int
+    """RL phases."""
+    rft: bool
+    """RLoop's schedule, an RFT phase after each RL phase; else RL phases only, each from the weights of the last."""
+    rl_steps: int
+    min_experts: int
+    checkpoint_every_s: float
+    deaths: tuple[Death | None, ...]
+    """Of the first, second… life of the core; later lives end well."""
+    buffer_stop: Stop | None
+    fates: tuple[WorkerFate, ...]
+    """Of the workers in the order of their hiring; later ones are healthy."""
+    weather: Weather
+    weather_until: float
+    full_disk: tuple[float, float]
+
+    @classmethod
+    def draw(cls, seed: int) -> "Scenario":
+        """The scenario of a seed."""
+        r = random.Random(seed)
+        staleness = r.choice((0, 1, 1, 2))
+        weather = CALM
+        if r.random() < 0.7:
+            weather = Weather(
+                delay_s=r.choice((0.005, 0.02, 0.1)),
+                late=r.choice((0.0, 0.02, 0.1)),
+                late_s=r.choice((1.0, 4.0)),
+                lost=r.choice((0.0, 0.01, 0.05)),
+                twice=r.choice((0.0, 0.03, 0.15)),
+            )
+        full_from = r.uniform(0, 8)
+        return cls(
+            seed=seed,
+            staleness=staleness,
+            oversample=1.5 if staleness and r.random() < 0.5 else 1.0,
+            deterministic=staleness == 0 and r.random() < 0.5,
+            drop_zero_variance=r.random() < 0.5,
+            workers=r.choice((1, 2, 2, 3)),
+            max_concurrent=r.choice((1, 2, 3)),
+            prompts=r.choice((5, 6, 8)),
+            phases=r.choice((1, 1, 2)),
+            rft=r.random() < 0.25,
+            rl_steps=r.choice((2, 2, 3, 4)),
+            min_experts=r.choice((1, 2, 100)),
+            checkpoint_every_s=r.choice((0.0, 2.0, 1e9)),
+            deaths=tuple(_death(r) for _ in range(r.choice((0, 1, 1, 2, 2, 3, 4)))),
+            buffer_stop=_stop(r, 6) if r.random() < 0.1 else None,
+            fates=tuple(_fate(r) for _ in range(5)),
+            weather=weather,
+            weather_until=r.uniform(2, 15),
+            full_disk=(full_from, full_from + r.uniform(0.1, 3)) if r.random() < 0.12 else (0.0, 0.0),
+        )
+
+
+def _death(r: random.Random) -> Death | None:
+    role = r.choice(("buffer", "buffer", "buffer", "controller", "controller", "learner", "broadcaster"))
+    most = {"buffer": 1000, "controller": 300, "learner": 120, "broadcaster": 120}[role]
+    return Death(role, int(math.exp(r.uniform(math.log(3), math.log(most)))), r.random() < 0.5)
+
+
+def _fate(r: random.Random) -> WorkerFate:
+    token_s = r.choice((0.01, 0.02, 0.04)) * r.choice((1, 1, 1, 6))
+    draw = r.random()
+    if draw < 0.25:
+        return WorkerFate(token_s, dies_at=int(math.exp(r.uniform(math.log(3), math.log(300)))))
+    if draw < 0.45:
+        return WorkerFate(token_s, stop=_stop(r, 8))
+    return WorkerFate(token_s)
+
+
+def _stop(r: random.Random, latest: float) -> Stop:
+    return Stop(r.uniform(0.2, latest), r.choice((0.5, 4.0, 8.0)), r.random() < 0.6)

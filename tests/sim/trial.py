@@ -1,0 +1,62 @@
+"""One seed: draw, run, check."""
+
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checker import Checker, Rules
+from disk import Excavation
+from scenario import Scenario
+from world import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED, World, training_prompts
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a seed."""
+
+    seed: int
+    violation: str = ""
+    """Empty: everything is as it must be."""
+    lives: int = 0
+    callbacks: int = 0
+    seconds: float = 0.0
+    """Virtual."""
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+def run_seed(seed: int, scratch: Path, tell: Callable[[str], None] | None = None) -> Outcome:
+    """Run a seed and judge it."""
+    scenario = Scenario.draw(seed)
+    if tell:
+        tell(str(scenario))
+    world = World(scenario, scratch, tell)
+    outcome = Outcome(seed)
+    try:
+        world.run()
+        Checker(Excavation(world.disk), rules(scenario)).check()
+    except Exception as error:
+        outcome.violation = f"{type(error).__name__}: {error}"
+        if tell:
+            tell(traceback.format_exc())
+    outcome.lives, outcome.callbacks, outcome.seconds = world.lives, world.loop.callbacks, world.loop.time()
+    outcome.faults = world.faults + world.disk.faults + world.network.faults
+    return outcome
+
+
+def rules(scenario: Scenario) -> Rules:
+    """What the checker must know of a scenario."""
+    return Rules(
+        run_seed=RUN_SEED,
+        staleness=scenario.staleness,
+        drop_zero_variance=scenario.drop_zero_variance,
+        deterministic=scenario.deterministic,
+        prompts={prompt.id: prompt.token_ids for prompt in training_prompts(scenario)},
+        groups_per_step=GROUPS_PER_STEP,
+        group_size=GROUP_SIZE,
+        max_new_tokens=MAX_NEW_TOKENS,
+        rl_phases=scenario.phases,
+        rl_steps=scenario.rl_steps,
+        rft=scenario.rft,
+    )

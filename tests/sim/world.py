@@ -1,0 +1,363 @@
+"""A whole run in one thread: the shipped core and workers as processes of a virtual cluster, and who restarts them.
+
+The core (buffer, controller, learner, broadcaster) is restarted together, from nothing but the disk; workers are
+replaced one by one and survive the core. What goes wrong, and when, is the scenario's.
+"""
+
+import asyncio
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import arithmetic
+from disk import Mount, SimDisk
+from fakes import FakeEngine, FakeLearner, FakeVerifiers, SharedMemory
+from network import CALM, Address, Network, Peer
+from scenario import ROLES, Death, Scenario, Stop, WorkerFate
+from virtual_loop import Crash, Process, VirtualLoop
+
+from actors.broadcaster import WeightBroadcaster
+from actors.buffer import RolloutBuffer
+from actors.controller import Controller, Plan
+from actors.rollout_worker import RolloutWorker
+from actors.waiting import DeadlineExceeded, PeerLost
+from rollout.config import EvalConfig, RolloutConfig
+from rollout.event_log import JournalBroken
+from rollout.records import Prompt
+from rollout.storage import InUse
+from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.phases import Phase, RLoopSchedule
+
+DEADLINE_S = 600.0
+"""Virtual seconds that a run may take, its restarts included."""
+GROUPS_PER_STEP = GROUP_SIZE = 2
+MAX_NEW_TOKENS = 20
+RUN_SEED = 7
+_CALL_S = 2.0
+_STALL_S = 15.0
+_LEASE_S = 3.0
+_HEALTHY = WorkerFate(token_s=0.02)
+_FROM_WORKERS = frozenset({"lease", "report", "revoked", "give_back", "finish"})
+# What may end a run without being anybody's mistake: it is restarted. All else is a violation.
+_MISFORTUNE = (PeerLost, DeadlineExceeded, TimeoutError, JournalBroken, InUse, OSError)
+
+
+class World:
+    """One run under one scenario. `run` ends when the run is finished; the disk then tells what happened."""
+
+    def __init__(self, scenario: Scenario, scratch: Path, tell: Callable[[str], None] | None = None) -> None:
+        """`scratch` is a real folder for the files that decide nothing; `tell` hears what happens, in order."""
+        self.scenario = scenario
+        self.loop = VirtualLoop(scenario.seed)
+        self.disk = SimDisk(scenario.seed, self.loop.time)
+        self.disk.full_from, self.disk.full_until = scenario.full_disk
+        self.network = Network(self.loop, scenario.seed, scenario.weather)
+        self.faults: Counter[str] = Counter()
+        self.lives = 0
+        """How often the core was started."""
+        self._scratch = scratch
+        self._tell = tell
+        self._random = random.Random(scenario.seed)
+        self._driver = self.loop.process("driver")
+        self._core: dict[str, Process] = {}
+        self._addresses: dict[str, Address] = {}
+        self._shared: SharedMemory = {}
+        self._workers: dict[str, Peer] = {}
+        self._hired = 0
+        self._ready = False  # the core is up, and had its first workers
+        verifiers = Address(self.loop.process("verifiers"), FakeVerifiers(self.network))
+        self._verifiers = Peer(self.network, verifiers, _CALL_S)
+        self._configure()
+
+    def run(self) -> None:
+        """Run to the end.
+
+        Raises:
+            Deadlock, OutOfTime: When the run does not finish.
+            Exception: Whatever ended the core or a worker and is not a misfortune.
+        """
+        self.network.later(self.scenario.weather_until, self._clear_up)
+        try:
+            self.loop.run(self._drive(), self._driver, DEADLINE_S)
+        finally:
+            self.loop.abandon()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # -- configuration ----------------------------------------------------------------------------------------
+
+    def _configure(self) -> None:
+        s = self.scenario
+        self.config = RolloutConfig(
+            group_size=GROUP_SIZE,
+            groups_per_step=GROUPS_PER_STEP,
+            max_staleness=s.staleness,
+            oversample=s.oversample,
+            max_concurrent=s.max_concurrent,
+            report_every_s=1.0,
+            max_new_tokens=MAX_NEW_TOKENS,
+            context_length=64,
+            drop_zero_variance=s.drop_zero_variance,
+            max_failed_frac=1.0,
+            deterministic=s.deterministic,
+        )
+        optim, sft = OptimConfig(), SFTConfig(batch_size=2)
+        self.plan = Plan(
+            schedule=ScheduleConfig(iterations=s.phases, rl_steps=s.rl_steps, min_experts=s.min_experts),
+            rl=optim,
+            rft=sft,
+            warmup=sft,
+            eval=EvalConfig(samples=2, ks=(1,)),
+            warmup_dataset="",
+            base_cache="",
+            seed=RUN_SEED,
+            stall_s=_STALL_S,
+            checkpoint_every_s=s.checkpoint_every_s,
+            config_digest="simulated",
+            overlap_sync=s.staleness > 0,
+        )
+        self.train = training_prompts(s)
+        self.held_out = [_prompt("eval", 0)]
+
+    def say(self, what: str) -> None:
+        if self._tell:
+            self._tell(f"{self.loop.time():8.3f}  {what}")
+
+    def _clear_up(self) -> None:
+        self.network.weather = CALM
+
+    # -- the driver -------------------------------------------------------------------------------------------
+
+    async def _drive(self) -> None:
+        """Start the core, again and again, until a controller says that the run is finished."""
+        watch = asyncio.ensure_future(self._watch_workers())
+        while True:
+            try:
+                await self._core_life(watch)
+                return
+            except _MISFORTUNE as error:
+                self.say(f"the core ended: {type(error).__name__}: {error}")
+            self._end_core()
+            await asyncio.sleep(0.2 + self._random.random())
+
+    async def _core_life(self, watch: "asyncio.Future[None]") -> None:
+        try:
+            controller = self._start_core()
+        except Crash as crash:
+            raise PeerLost(f"{crash} died while it came up") from None
+        await self._join_all()
+        self._ready = True
+        run = controller.run()
+        done, _ = await asyncio.wait((run, watch), return_when=asyncio.FIRST_COMPLETED)
+        if watch in done:
+            watch.result()
+        status = run.result()
+        assert status.state == "finished", f"the run ended as {status.state}: {status.message}"
+
+    def _start_core(self) -> Peer:
+        deaths = self.scenario.deaths
+        death = deaths[self.lives] if self.lives < len(deaths) else None
+        self.lives += 1
+        self.say(f"life {self.lives} of the core begins")
+        for role in ROLES:
+            self._core[role] = process = self.loop.process(f"{role}-{self.lives}")
+            process.on_death.append(lambda name=process.name: self._died(name))
+            if death and role == death.role:
+                self._doom(process, death)
+        if self.lives == 1 and self.scenario.buffer_stop:
+            self._stop_later(self._core["buffer"], self.scenario.buffer_stop)
+        for role, make in (
+            ("buffer", self._make_buffer),
+            ("learner", self._make_learner),
+            ("broadcaster", lambda mount: WeightBroadcaster([], 0.5, _CALL_S)),
+            ("controller", self._make_controller),
+        ):
+            process = self._core[role]
+            self._take_address(role, process, process.context.run(make, Mount(self.disk, process)))
+        return self._peer("controller", 1e9)
+
+    def _doom(self, process: Process, death: Death) -> None:
+        process.dies_at = death.point
+        if death.everything:
+            process.on_death.append(self._power_off)
+
+    def _power_off(self) -> None:
+        self.faults["power loss"] += 1
+        for process in [*self._core.values(), *(peer.address.process for peer in self._workers.values())]:
+            process.kill()
+
+    def _end_core(self) -> None:
+        self._ready = False
+        for process in self._core.values():
+            if not (process.stopped and self._is_unreachable(process)):
+                process.kill()
+
+    def _is_unreachable(self, process: Process) -> bool:
+        stop = self.scenario.buffer_stop
+        return bool(stop and stop.unreachable and process.name == "buffer-1")
+
+    def _take_address(self, role: str, process: Process, target: Any) -> None:
+        if address := self._addresses.get(role):
+            address.process, address.target = process, target
+        else:
+            self._addresses[role] = Address(process, target)
+
+    def _peer(self, role: str, deadline_s: float) -> Peer:
+        return Peer(self.network, self._addresses[role], deadline_s)
+
+    def _make_buffer(self, mount: Mount) -> RolloutBuffer:
+        return RolloutBuffer(
+            mount.folder("journal"), self.train, self.held_out, self.config, RUN_SEED, _LEASE_S, self.loop.time
+        )
+
+    def _make_learner(self, mount: Mount) -> FakeLearner:
+        return FakeLearner(mount, self._relative, self._shared, self._random)
+
+    def _make_controller(self, mount: Mount) -> Controller:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return Controller(
+            self.plan,
+            self._scratch,
+            RLoopSchedule(self.scenario.phases) if self.scenario.rft else RLOnly(self.scenario.phases),
+            self._peer("buffer", _STALL_S + _CALL_S),
+            self._peer("learner", 10.0),
+            self._peer("broadcaster", 20.0),
+            mount,
+            self.loop.time,
+        )
+
+    def _relative(self, directory: str) -> str:
+        return str(Path(directory).relative_to(self._scratch))
+
+    # -- workers ----------------------------------------------------------------------------------------------
+
+    async def _join_all(self) -> None:
+        """Every worker takes part in this life of the core, or is replaced."""
+        for name, worker in list(self._workers.items()):
+            await self._try(name, self._join(worker))
+        await self._hire_missing()
+
+    async def _watch_workers(self) -> None:
+        """Replace those that end or fall silent."""
+        while True:
+            await asyncio.sleep(1.0)
+            for name, worker in list(self._workers.items()):
+                await self._try(name, worker.health())
+            if self._ready:
+                try:
+                    await self._hire_missing()
+                except PeerLost as error:  # the core's next life hires them
+                    self.say(str(error))
+
+    async def _hire_missing(self) -> None:
+        while len(self._workers) < self.scenario.workers:
+            if not all(process.alive for process in self._core.values()):
+                raise PeerLost("the core died while workers came up")
+            await self._hire()
+
+    async def _try(self, name: str, call: Any) -> None:
+        """Await something of a worker; when it fails, the worker is given up."""
+        try:
+            await call
+        except _MISFORTUNE as error:
+            self.say(f"{name} is given up: {type(error).__name__}: {error}")
+            await self._dismiss(name)
+
+    async def _join(self, worker: Peer) -> None:
+        await self._peer("broadcaster", 10.0).join(_name(worker), worker)
+
+    async def _hire(self) -> None:
+        fates = self.scenario.fates
+        fate = fates[self._hired] if self._hired < len(fates) else _HEALTHY
+        name = f"worker-{self._hired}"
+        self._hired += 1
+        process = self.loop.process(name, fate.dies_at)
+        process.on_death.append(lambda: self._died(name))
+        worker = process.context.run(self._make_worker, name, fate)
+        self._workers[name] = Peer(self.network, Address(process, worker), _CALL_S)
+        if fate.stop:
+            self._stop_later(process, fate.stop)
+        self.say(f"{name} is hired")
+        await self._try(name, self._begin(self._workers[name]))
+
+    async def _begin(self, worker: Peer) -> None:
+        await self._join(worker)
+        await worker.start()
+
+    def _make_worker(self, name: str, fate: WorkerFate) -> RolloutWorker:
+        return RolloutWorker(
+            name,
+            lambda: FakeEngine(self._shared, self._random, fate.token_s),
+            lambda: arithmetic.decode,
+            Peer(self.network, self._addresses["buffer"], _CALL_S, _FROM_WORKERS),
+            self._verifiers,
+            self.config.max_concurrent,
+            self.config.report_every_s,
+            _CALL_S,
+            buffer_patience_s=120.0,
+        )
+
+    async def _dismiss(self, name: str) -> None:
+        peer = self._workers.pop(name, None)
+        if peer is None:
+            return
+        number = int(name.rpartition("-")[2])
+        fate = self.scenario.fates[number] if number < len(self.scenario.fates) else _HEALTHY
+        if not (fate.stop and fate.stop.unreachable):
+            peer.address.process.kill()
+        for role, call in (("buffer", "worker_lost"), ("broadcaster", "leave")):
+            try:
+                await self._peer(role, _CALL_S).call(call, name)
+            except _MISFORTUNE as error:
+                self.say(f"{role} did not hear that {name} is gone: {error}")
+
+    # -- faults -----------------------------------------------------------------------------------------------
+
+    def _died(self, name: str) -> None:
+        self.faults["death of " + name.rpartition("-")[0]] += 1
+        self.say(f"{name} died")
+
+    def _stop_later(self, process: Process, stop: Stop) -> None:
+        def fall_silent() -> None:
+            if process.alive:
+                process.stopped = True
+                self.faults["stop of " + process.name.rpartition("-")[0]] += 1
+                self.say(f"{process.name} falls silent")
+                self.network.later(stop.seconds, come_back)
+
+        def come_back() -> None:
+            if process.alive:
+                self.say(f"{process.name} is back")
+                self.loop.resume(process)
+
+        self.network.later(stop.at, fall_silent)
+
+
+@dataclass(frozen=True, slots=True)
+class RLOnly:
+    """RL phases, each from the weights of the last."""
+
+    phases: int
+
+    def next(self, done: Sequence[Phase]) -> Phase | None:
+        number = len(done)
+        if number == self.phases:
+            return None
+        return Phase("rl", number, done[-1].produces if done else "theta-0", f"rl-{number}")
+
+
+def training_prompts(scenario: Scenario) -> list[Prompt]:
+    """The data of a scenario."""
+    return [_prompt("train", number) for number in range(scenario.prompts)]
+
+
+def _name(worker: Peer) -> str:
+    return worker.address.process.name
+
+
+def _prompt(purpose: str, number: int) -> Prompt:
+    text = f"{purpose}-{number}"
+    return Prompt(text, text, (1 + number, 2 if purpose == "train" else 3), "reference")
