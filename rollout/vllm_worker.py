@@ -2,7 +2,7 @@
 
 vLLM imports this module there because `worker_extension_cls` names a class of it; that registers the transfer. On a CPU
 there are two ways to hold a matrix: packed by oneDNN, which is faster to compute with and has to be packed again for
-every version, or plain, which new weights are copied into where it lies.
+every version, or plain: then the engine computes with the matrices where they lie in the file.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers import utils as layer_utils
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from rollout.adoption import Adoption, view
 from rollout.memory_file import forget_mappings, mapped
-from rollout.weight_sums import THREADS, side_by_side, sums_in
+from rollout.weight_sums import sums_in
 from rollout.weights import TensorSpec, WeightLayout
 
 
@@ -45,6 +46,11 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
     init_info_cls = NoInit
     update_info_cls = FileUpdate
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._adoption: Adoption | None = None
+        self._adopted: list[TensorSpec] = []
+
     def init_transfer_engine(self, init_info: NoInit) -> None:
         """Nothing to do."""
 
@@ -54,14 +60,17 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
             initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: FileUpdate) -> None:
-        """Load views of the file; the model fuses and packs them as it does at start-up."""
+        """Load views of the file, which the model fuses and packs as it does at start-up; or adopt them as they are."""
         file = torch.from_numpy(mapped(update_info.path, update_info.nbytes))
         specs = [TensorSpec(**fields) for fields in update_info.tensors]
-        views = [(spec.name, _view(file, spec)) for spec in specs]
-        if _are_plain():
-            side_by_side(self.model.load_weights, _shares(views))
+        if not _are_plain():
+            self.model.load_weights((spec.name, view(file, spec)) for spec in specs)
+        elif self._adoption is None:
+            self._adoption, self._adopted = Adoption(self.model, self.model.load_weights, file, specs), specs
+        elif specs == self._adopted:
+            self._adoption.take(file)
         else:
-            self.model.load_weights(views)
+            raise ValueError("an engine with plain weights takes one layout for life; start a new engine for another")
 
     def finish_weight_update(self) -> None:
         """Finish the layers that are packed."""
@@ -76,21 +85,6 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
     def shutdown(self) -> None:
         """Let go of the files."""
         forget_mappings()
-
-
-def _shares(views: list[tuple[str, torch.Tensor]]) -> list[list[tuple[str, torch.Tensor]]]:
-    """Neighbours together, and about as many bytes for each thread."""
-    share_of = sum(view.nbytes for _, view in views) / THREADS
-    shares: list[list[tuple[str, torch.Tensor]]] = [[] for _ in range(THREADS)]
-    filled = 0
-    for name, view in views:
-        shares[min(int(filled / share_of), THREADS - 1)].append((name, view))
-        filled += view.nbytes
-    return shares
-
-
-def _view(file: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    return file[spec.offset : spec.offset + spec.nbytes].view(getattr(torch, spec.dtype)).view(tuple(spec.shape))
 
 
 class WorkerExtension:

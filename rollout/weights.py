@@ -25,6 +25,9 @@ class TensorSpec:
     offset: int
     """Bytes from the start of the file."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))  # a list, where it comes from another process
+
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor itself, without alignment."""

@@ -27,6 +27,8 @@ ENGINE_CONFIG = EngineConfig(kv_cache_mb=32, max_num_seqs=12)
 # Room for more sequences than the KV cache holds: some are always preempted.
 RECOMPUTE_CONFIG = EngineConfig(kv_cache_mb=16, max_num_seqs=64, kv_on_update="recompute")
 
+PLAIN_CONFIG = EngineConfig(kv_cache_mb=32, max_num_seqs=12, packed_weights=False)
+
 
 def perturb(model: Any, seed: int, scale: float = 0.1) -> None:
     """Move every parameter by noise, so that versions differ by far more than the tolerance.
@@ -120,6 +122,13 @@ def recompute_reference(model_dir: Path) -> Iterator[Reference]:
 
 
 @pytest.fixture(scope="session")
+def plain_reference(model_dir: Path) -> Iterator[Reference]:
+    made = Reference(model_dir)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
 def make_engine(model_dir: Path) -> Callable[..., Any]:
     os.environ.update(ENGINE_ENV)
     from rollout.vllm_engine import VllmEngine
@@ -135,6 +144,11 @@ def engine(make_engine: Callable[..., Any], run: Callable[[Awaitable[Any]], Any]
 @pytest.fixture(scope="session")
 def recompute_engine(make_engine: Callable[..., Any], run: Callable[[Awaitable[Any]], Any]) -> Iterator[Any]:
     yield from lifetime(make_engine, RECOMPUTE_CONFIG, run)
+
+
+@pytest.fixture(scope="session")
+def plain_engine(make_engine: Callable[..., Any], run: Callable[[Awaitable[Any]], Any]) -> Iterator[Any]:
+    yield from lifetime(make_engine, PLAIN_CONFIG, run)
 
 
 def lifetime(
