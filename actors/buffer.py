@@ -11,6 +11,7 @@ another caller sees early is ordered before everything it leads to.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -198,11 +199,16 @@ class RolloutBuffer:
 
     # -- leases -----------------------------------------------------------------------------------------------
 
-    async def lease(self, worker: str, max_groups: int, wait_s: float) -> list[Lease]:
-        """Up to `max_groups` groups to generate; waits up to `wait_s` for the first."""
+    async def lease(self, worker: str, version: int, max_groups: int, wait_s: float) -> list[Lease]:
+        """Up to `max_groups` groups to generate; waits up to `wait_s` for the first.
+
+        A worker whose engine is behind the published `version` gets none, at once: it was left out of a transfer, or
+        asked before one.
+        """
         self._workers.add(worker)
         until = asyncio.get_running_loop().time() + wait_s
-        while not (leases := self._grant(worker, max_groups)):
+        leases: list[Lease] = []
+        while version >= self._version and not (leases := self._grant(worker, max_groups)):
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 break
@@ -467,10 +473,9 @@ class RolloutBuffer:
 
     async def _changed(self, seconds: float) -> None:
         """Return at the next change of state, or after `seconds`."""
-        try:
-            await asyncio.wait_for(self._change.wait(), seconds)
-        except TimeoutError:
-            pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._change.wait()
 
 
 def _by_id(prompts: Sequence[Prompt], kind: str) -> dict[str, Prompt]:

@@ -109,7 +109,8 @@ class Controller:
         if self._manifest.config_digest != plan.config_digest:
             raise ValueError(
                 f"the manifest of {self._storage} was written under another configuration "
-                f"({self._manifest.config_digest[:12]}, now {plan.config_digest[:12]}); restore config.yaml as it was, or start a new run with --name"
+                f"({self._manifest.config_digest[:12]}, now {plan.config_digest[:12]}); restore config.yaml as it was, "
+                f"or start a new run with --name"
             )
         self._manifest = replace(self._manifest, incarnation=self._manifest.incarnation + 1)
 
@@ -119,6 +120,8 @@ class Controller:
         """Execute every phase that is not committed yet. Returns the final status; errors fly, after being noted."""
         self._progress.state("running")
         self._progress.update(evals=self._manifest.evals, version=self._manifest.version)
+        if self._manifest.weights:
+            self._manifest.save(self._storage)  # the next start is the next incarnation
         try:
             await self._open()
             while phase := self._scheduler.next(self._manifest.done):
@@ -336,13 +339,15 @@ class Controller:
     async def _evaluate(self, weights: str, after: str) -> EvalRow:
         """Held-out pass@k of the weights that the engines run on."""
         plan, began = self._plan.eval, self._clock()
-        number = len(self._manifest.evals)  # weights are committed before: answers of an earlier start still count
+        # Its weights are on the disk already, so answers of an earlier start count, unless that one refused them.
+        number = len(self._manifest.evals) + 1000 * self._manifest.failed_evals
         self._progress.begin("eval", self._progress.current.iteration, 0)
         await self._buffer.begin_eval(number, plan.samples, plan.temperature, plan.limit)
         counts = await self._patiently(self._buffer.eval_result, f"evaluation of {weights}")
         await self._buffer.end_phase()
         metrics = summarize(counts, plan.ks)
         if metrics["failed_frac"] > _MOST_FAILED:
+            replace(self._manifest, failed_evals=self._manifest.failed_evals + 1).save(self._storage)
             raise EvaluationFailed(
                 f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "
                 "errors); pass@k of the rest would mislead. The journal holds each verdict's feedback; mend the "

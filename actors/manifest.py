@@ -42,6 +42,8 @@ class Manifest:
     started_from: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of the weights that the phase which made them began with, as the learner held them."""
     evals: tuple[EvalRow, ...] = ()
+    failed_evals: int = 0
+    """Evaluations that were refused because too many answers had no verdict; their answers are not used again."""
 
     def save(self, run: Storage) -> None:
         """Write durably and atomically: a crash leaves the old manifest or the new one."""

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ASK_S = 1.0  # how long one request for work (or for interruptions) stays open at the buffer
+_PAUSE_S = 0.02  # between requests that the buffer answers at once, with nothing new to say
 _RETRY_S = 0.5  # after the buffer was lost
 _ABORT_S = 10.0  # an engine ends a request at once; this is when it counts as hung
 
@@ -154,8 +155,11 @@ class RolloutWorker:
         while True:
             room = self._max_concurrent - len(self._groups)
             if room > 0:
-                for lease in await self._ask(self._buffer.lease(self.name, room, _ASK_S)) or ():
+                leases = await self._ask(self._buffer.lease(self.name, self._engine.version, room, _ASK_S))
+                for lease in leases or ():
                     self._begin(lease)
+                if not leases:
+                    await asyncio.sleep(_PAUSE_S)
             if self._groups and (room <= 0 or len(self._groups) >= self._max_concurrent):
                 tasks = [running.task for running in self._groups.values() if running.task]
                 await asyncio.wait(tasks, timeout=_ASK_S, return_when=asyncio.FIRST_COMPLETED)
@@ -198,7 +202,7 @@ class RolloutWorker:
             running = [self._groups[key] for key in keys if key in self._groups]
             await asyncio.gather(*(self._interrupt(r) for r in running if r.task and not r.delivered))
             if keys:
-                await asyncio.sleep(0.05)  # those that are being delivered are named until they are in
+                await asyncio.sleep(_PAUSE_S)  # those that are being delivered are named until they are in
 
     async def _interrupt(self, running: _Running) -> None:
         """End the group's requests, keep every token, give it back."""

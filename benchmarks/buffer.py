@@ -81,7 +81,7 @@ async def run(buffer: RolloutBuffer, steps: int) -> Measured:
 
     async def worker(name: str) -> None:
         while not done:
-            leases = await buffer.lease(name, WORKER_GROUPS, 0.05)
+            leases = await buffer.lease(name, 10**9, WORKER_GROUPS, 0.05)
             groups = [answered(lease, pool[i % len(pool)], version) for i, lease in enumerate(leases)]
             assert all(
                 await asyncio.gather(

@@ -82,8 +82,7 @@ class RolloutConfig(BaseModel):
         1.0,
         ge=1,
         le=8,
-        description="Groups started per group needed (APRIL's N'/N); the unfinished are interrupted and go on first in "
-        "the next round. More than 1 needs max_staleness >= 1.",
+        description="Groups started per group needed (APRIL's N'/N); the rest is interrupted, and goes on later.",
     )
     max_concurrent: int = Field(32, ge=1, description="Groups in flight per worker at most.")
     report_every_s: float = Field(
@@ -100,8 +99,7 @@ class RolloutConfig(BaseModel):
     )
     deterministic: bool = Field(
         False,
-        description="Repeat exactly, bit for bit: answers are drawn one at a time and never continued. Slow; needs "
-        "max_staleness=0 and trainer.ranks=1.",
+        description="Repeat bit for bit: answers one at a time, none continued (max_staleness=0, ranks=1).",
     )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="The engine inside each worker.")
 

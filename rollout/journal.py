@@ -47,8 +47,8 @@ class Journal:
         self._lock = storage.lock("lock")
         try:
             self._log = EventLog(storage, fingerprint)
-            self._groups = SegmentWriter(storage, GROUPS, segment_bytes)
-            self._pieces = SegmentWriter(storage, PIECES, segment_bytes)
+            self._groups = SegmentWriter(storage, GROUPS, segment_bytes, self._log.incarnation)
+            self._pieces = SegmentWriter(storage, PIECES, segment_bytes, self._log.incarnation)
         except BaseException:
             self._lock.close()
             raise

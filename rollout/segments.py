@@ -119,6 +119,9 @@ def is_whole(data: pa.Buffer) -> bool:
     return count > 0 and source.tell() == data.size
 
 
+_NUMBERS = 1000  # of an incarnation; 256 GB of answers before they run into the next one's
+
+
 def parquet_schema(kind: Kind) -> pa.Schema:
     """Columns of the compacted form."""
     return pa.schema([(BATCH_COLUMN, pa.int32()), *kind.schema])
@@ -152,12 +155,16 @@ def _open(storage: Storage, number: int, kind: Kind) -> tuple[bool, pa.Buffer]:
 class SegmentWriter:
     """The segments of one kind that this process writes, one after the other."""
 
-    def __init__(self, storage: Storage, kind: Kind, segment_bytes: int) -> None:
-        """Start with a new segment, so that a torn one is never written to again."""
+    def __init__(self, storage: Storage, kind: Kind, segment_bytes: int, incarnation: int) -> None:
+        """Start with a new segment, so that a torn one is never written to again.
+
+        Each incarnation has numbers of its own: one that was used is never used again, also when its file was removed
+        or a replaced writer still goes on.
+        """
         self._storage = storage
         self._kind = kind
         self._segment_bytes = segment_bytes
-        self._next = PayloadRef(max(segments(storage, kind), default=0) + 1, 0)
+        self._next = PayloadRef(max([(incarnation - 1) * _NUMBERS, *segments(storage, kind)]) + 1, 0)
         self._next_bytes = 0
         self._queue: list[tuple[PayloadRef, pa.RecordBatch]] = []
         self._number = 0

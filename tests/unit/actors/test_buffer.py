@@ -33,6 +33,7 @@ from rollout.storage import InUse, LocalDisk
 from verifiers.records import Verdict
 
 T = TypeVar("T")
+NEWEST = 10**6  # the version of an engine that is never behind
 TRAIN = [Prompt(f"p{i}", f"problem {i}", (1, 2), str(i)) for i in range(10)]
 HELD_OUT = [Prompt(f"e{i}", f"held out {i}", (3,), str(i), tag=f"{i} numbers") for i in range(3)]
 
@@ -88,7 +89,7 @@ def run(test: Callable[[], Awaitable[T]]) -> T:
 
 async def step(buffer: RolloutBuffer, version: int, *, max_groups: int = 100) -> tuple[GroupKey, ...]:
     """Generate with weights `version`, train, publish the next version. Returns what was trained."""
-    for lease in await buffer.lease("w", max_groups, 0):
+    for lease in await buffer.lease("w", NEWEST, max_groups, 0):
         assert await buffer.finish("w", lease.attempt, answer(lease, version=version))
     info, _ = await buffer.next_batch(1)
     await buffer.trained(info.groups, version + 1)
@@ -117,7 +118,7 @@ def test_a_lease_carries_the_prompt_the_sampling_and_the_attempt(tmp_path: Path)
     async def test() -> None:
         buffer = make(tmp_path, temperature=0.7, max_new_tokens=33)
         await buffer.begin_rl(0, steps=1, version=0)
-        [lease] = await buffer.lease("w", 1, 0)
+        [lease] = await buffer.lease("w", NEWEST, 1, 0)
         assert lease.prompt in TRAIN
         assert lease.key == GroupKey("train", 0, lease.prompt.id)
         assert (lease.num_samples, lease.attempt) == (2, 0)
@@ -131,16 +132,16 @@ def test_with_no_staleness_only_one_batch_is_generated_per_version(tmp_path: Pat
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=3, version=4)
-        leases = await buffer.lease("w", 100, 0)
+        leases = await buffer.lease("w", NEWEST, 100, 0)
         assert len(leases) == 2
         for lease in leases:
             await buffer.finish("w", lease.attempt, answer(lease, version=4))
-        assert await buffer.lease("w", 100, 0) == []
+        assert await buffer.lease("w", NEWEST, 100, 0) == []
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 5)
-        assert await buffer.lease("w", 100, 0) == []  # trained, but the engines do not have the new weights yet
+        assert await buffer.lease("w", NEWEST, 100, 0) == []  # trained, but the engines do not have the new weights yet
         await buffer.new_version(5)
-        assert len(await buffer.lease("w", 100, 0)) == 2
+        assert len(await buffer.lease("w", NEWEST, 100, 0)) == 2
 
     run(test)
 
@@ -149,10 +150,10 @@ def test_generation_runs_ahead_by_the_bound_and_never_past_the_phase(tmp_path: P
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=2)
         await buffer.begin_rl(0, steps=4, version=0)
-        assert len(await buffer.lease("w", 100, 0)) == 6
+        assert len(await buffer.lease("w", NEWEST, 100, 0)) == 6
         await buffer.end_phase()
         await buffer.begin_rl(1, steps=2, version=0)
-        assert len(await buffer.lease("w", 100, 0)) == 4
+        assert len(await buffer.lease("w", NEWEST, 100, 0)) == 4
 
     run(test)
 
@@ -161,7 +162,7 @@ def test_each_worker_adds_its_own_room(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=9, max_concurrent=3)
         await buffer.begin_rl(0, steps=50, version=0)
-        assert [len(await buffer.lease(w, 3, 0)) for w in ("a", "b", "a")] == [3, 3, 0]
+        assert [len(await buffer.lease(w, NEWEST, 3, 0)) for w in ("a", "b", "a")] == [3, 3, 0]
 
     run(test)
 
@@ -169,7 +170,7 @@ def test_each_worker_adds_its_own_room(tmp_path: Path):
 def test_a_waiting_worker_gets_work_as_soon_as_there_is_some(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
-        waiting = asyncio.create_task(buffer.lease("w", 5, 30))
+        waiting = asyncio.create_task(buffer.lease("w", NEWEST, 5, 30))
         await asyncio.sleep(0.01)
         await buffer.begin_rl(0, steps=1, version=0)
         assert len(await asyncio.wait_for(waiting, 1)) == 2
@@ -182,11 +183,11 @@ def test_an_expired_lease_goes_to_another_worker_and_the_late_delivery_is_refuse
         clock = Clock()
         buffer = make(tmp_path, clock)
         await buffer.begin_rl(0, steps=1, version=0)
-        first, second = await buffer.lease("slow", 2, 0)
+        first, second = await buffer.lease("slow", NEWEST, 2, 0)
         clock.now += 20
         assert await buffer.report("slow", report(first)) == []
         clock.now += 20
-        [again] = await buffer.lease("quick", 9, 0)
+        [again] = await buffer.lease("quick", NEWEST, 9, 0)
         assert (again.key, again.attempt) == (second.key, 1)
         assert await buffer.report("slow", report(first) + report(second)) == [second.key]
         assert not await buffer.finish("slow", second.attempt, answer(second))
@@ -198,15 +199,28 @@ def test_an_expired_lease_goes_to_another_worker_and_the_late_delivery_is_refuse
     run(test)
 
 
+def test_a_worker_that_was_left_out_of_a_transfer_gets_no_work(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.new_version(3)
+        await buffer.begin_rl(0, steps=9, version=3)
+        assert await buffer.lease("back from the dead", 2, 1, 60) == []  # at once
+        assert len(await buffer.lease("w", 3, 1, 0)) == 1
+        waiting = asyncio.create_task(buffer.lease("w", 3, 9, 0))
+        assert len(await waiting) == 3
+
+    run(test)
+
+
 def test_groups_given_back_or_of_a_lost_worker_are_free_at_once_and_come_first(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=9, version=0)
-        leases = await buffer.lease("w", 3, 0)
+        leases = await buffer.lease("w", NEWEST, 3, 0)
         await buffer.give_back("w", [*report(leases[2]), GroupProgress(GroupKey("train", 0, "not held"), 0)])
-        assert [x.key for x in await buffer.lease("v", 1, 0)] == [leases[2].key]
+        assert [x.key for x in await buffer.lease("v", NEWEST, 1, 0)] == [leases[2].key]
         await buffer.worker_lost("w")
-        assert [(x.key, x.attempt) for x in await buffer.lease("v", 2, 0)] == [(x.key, 1) for x in leases[:2]]
+        assert [(x.key, x.attempt) for x in await buffer.lease("v", NEWEST, 2, 0)] == [(x.key, 1) for x in leases[:2]]
         assert (await buffer.status()).running == 3
 
     run(test)
@@ -219,7 +233,7 @@ def test_a_batch_has_the_oldest_groups_and_asks_twice_give_the_same(tmp_path: Pa
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=9, version=1)
-        leases = await buffer.lease("w", 4, 0)
+        leases = await buffer.lease("w", NEWEST, 4, 0)
         for lease, version in zip(leases, (1, 0, 1, 0), strict=True):
             await buffer.finish("w", lease.attempt, answer(lease, version=version))
         info, batch = await buffer.next_batch(1)
@@ -238,7 +252,7 @@ def test_the_batch_does_not_depend_on_who_came_first(tmp_path: Path):
     async def order(directory: Path, reverse: bool) -> tuple[GroupKey, ...]:
         buffer = make(directory)
         await buffer.begin_rl(0, steps=1, version=0)
-        leases = await buffer.lease("w", 9, 0)
+        leases = await buffer.lease("w", NEWEST, 9, 0)
         for lease in reversed(leases) if reverse else leases:
             await buffer.finish("w", lease.attempt, answer(lease))
         return (await buffer.next_batch(1))[0].groups
@@ -250,10 +264,10 @@ def test_groups_that_teach_nothing_are_dropped_with_a_reason_and_replaced(tmp_pa
     async def test() -> None:
         buffer = make(tmp_path, group_size=3)
         await buffer.begin_rl(0, steps=1, version=0)
-        same, failed = await buffer.lease("w", 9, 0)
+        same, failed = await buffer.lease("w", NEWEST, 9, 0)
         assert await buffer.finish("w", same.attempt, answer(same, [1.0, 1.0, None]))
         assert await buffer.finish("w", failed.attempt, answer(failed, [None, None, 1.0]))
-        replacements = await buffer.lease("w", 9, 0)
+        replacements = await buffer.lease("w", NEWEST, 9, 0)
         assert len(replacements) == 2
         assert not {same.key, failed.key} & {lease.key for lease in replacements}
         await buffer.finish(
@@ -274,7 +288,7 @@ def test_all_groups_are_kept_when_the_run_says_so(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, drop_zero_variance=False)
         await buffer.begin_rl(0, steps=1, version=0)
-        for lease in await buffer.lease("w", 9, 0):
+        for lease in await buffer.lease("w", NEWEST, 9, 0):
             await buffer.finish("w", lease.attempt, answer(lease, [1.0, 1.0]))
         assert (await buffer.status()).ready == 2
 
@@ -285,14 +299,14 @@ def test_a_token_too_old_at_consumption_drops_its_group_and_another_is_generated
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=9, version=0)
-        late, *others = await buffer.lease("w", 3, 0)
+        late, *others = await buffer.lease("w", NEWEST, 3, 0)
         for lease in others:
             await buffer.finish("w", lease.attempt, answer(lease))
         await step(buffer, 0)
         await step(buffer, 1)
         capacity = (await buffer.status()).capacity
         await buffer.finish("w", late.attempt, answer(late))  # version 0, and the next step starts from version 2
-        for lease in await buffer.lease("w", capacity - 1, 0):
+        for lease in await buffer.lease("w", NEWEST, capacity - 1, 0):
             await buffer.finish("w", lease.attempt, answer(lease, version=2))
         info, _ = await buffer.next_batch(1)
         assert late.key not in info.groups
@@ -310,7 +324,7 @@ def test_a_wait_that_fails_says_what_it_waited_for(tmp_path: Path):
         await buffer.begin_rl(0, steps=1, version=0)
         with pytest.raises(TimeoutError, match=r"0 of 2 groups are ready.*no worker has asked for work"):
             await buffer.next_batch(0.01)
-        first, second = await buffer.lease("w7", 2, 0)
+        first, second = await buffer.lease("w7", NEWEST, 2, 0)
         await buffer.finish("w7", first.attempt, answer(first))
         clock.now += 12
         expected = f"1 of 2 groups are ready.*w7 runs 1 groups, the oldest .train/0/{second.key.prompt_id}. for 12 s"
@@ -326,7 +340,7 @@ def test_a_phase_in_which_nothing_can_be_learned_says_so(tmp_path: Path):
         await buffer.begin_rl(0, steps=1, version=0)
         waiting = asyncio.create_task(buffer.next_batch(30))
         for _ in range(50):
-            for lease in await buffer.lease("w", 9, 0):
+            for lease in await buffer.lease("w", NEWEST, 9, 0):
                 await buffer.finish("w", lease.attempt, answer(lease, [0.0, 0.0]))
         with pytest.raises(NothingToTrain, match=r"100 groups were all dropped \(\{'zero_variance': 100\}\)"):
             await asyncio.wait_for(waiting, 1)
@@ -338,7 +352,7 @@ def test_trained_is_durable_before_it_returns(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=2, version=0)
-        for lease in await buffer.lease("w", 9, 0):
+        for lease in await buffer.lease("w", NEWEST, 9, 0):
             await buffer.finish("w", lease.attempt, answer(lease))
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)
@@ -372,7 +386,7 @@ def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_eval(3, samples=4, temperature=0.6, limit=2)
-        leases = await buffer.lease("w", 99, 0)
+        leases = await buffer.lease("w", NEWEST, 99, 0)
         assert [lease.key for lease in leases] == [GroupKey("eval", 3, "e0"), GroupKey("eval", 3, "e1")]
         assert {(lease.num_samples, lease.sampling.temperature) for lease in leases} == {(4, 0.6)}
         await buffer.finish("w", 0, answer(leases[1], [0.0, None, 1.0, 1.0]))
@@ -392,12 +406,12 @@ def test_an_evaluation_begun_again_keeps_the_answers_it_has(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_eval(0, 2, 1.0, None)
-        leases = await buffer.lease("w", 2, 0)
+        leases = await buffer.lease("w", NEWEST, 2, 0)
         await buffer.finish("w", 0, answer(leases[0]))
         crash(buffer)
         buffer = make(tmp_path)
         await buffer.begin_eval(0, 2, 1.0, None)
-        left = await buffer.lease("w", 9, 0)
+        left = await buffer.lease("w", NEWEST, 9, 0)
         assert {lease.key.prompt_id for lease in left} == {"e0", "e1", "e2"} - {leases[0].key.prompt_id}
         for lease in left:
             await buffer.finish("w", lease.attempt, answer(lease))
@@ -410,9 +424,9 @@ def test_experts_are_the_successes_of_the_phase_dropped_groups_included(tmp_path
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=1, version=0)
-        solved, *_ = leases = await buffer.lease("w", 9, 0)
+        solved, *_ = leases = await buffer.lease("w", NEWEST, 9, 0)
         await buffer.finish("w", solved.attempt, answer(solved, [1.0, 1.0]))
-        for lease in [*leases[1:], *await buffer.lease("w", 9, 0)]:
+        for lease in [*leases[1:], *await buffer.lease("w", NEWEST, 9, 0)]:
             await buffer.finish("w", lease.attempt, answer(lease))
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)
@@ -440,7 +454,7 @@ def test_the_next_phase_goes_on_where_the_prompts_were_and_repeats_none(tmp_path
         trained += await step(buffer, 4)
         assert sorted(key.prompt_id for key in trained) == sorted(p.id for p in TRAIN)  # one whole epoch
         assert {key.epoch for key in trained} == {0}
-        assert {lease.key.epoch for lease in await buffer.lease("w", 9, 0)} == {1}
+        assert {lease.key.epoch for lease in await buffer.lease("w", NEWEST, 9, 0)} == {1}
 
     run(test)
 
@@ -450,7 +464,7 @@ def test_after_a_kill_nothing_is_skipped_or_repeated_and_finished_groups_are_kep
         buffer = make(tmp_path, max_staleness=2)
         await buffer.begin_rl(0, steps=5, version=0)
         trained = [*await step(buffer, 0, max_groups=2)]
-        leases = await buffer.lease("w", 4, 0)
+        leases = await buffer.lease("w", NEWEST, 4, 0)
         for lease in leases[:3]:
             await buffer.finish("w", lease.attempt, answer(lease, version=1))
         crash(buffer)
@@ -468,7 +482,7 @@ def test_after_a_kill_nothing_is_skipped_or_repeated_and_finished_groups_are_kep
         trained += info.groups
         await buffer.trained(info.groups, 2)
         await buffer.new_version(2)
-        [first] = await buffer.lease("w", 1, 0)
+        [first] = await buffer.lease("w", NEWEST, 1, 0)
         assert (first.key, first.attempt) == (leases[3].key, 1)  # what was running is leased again, first
         await buffer.finish("w", first.attempt, answer(first, version=2))
         for version in (2, 3, 4):
@@ -484,7 +498,7 @@ def test_steps_after_the_checkpoint_are_trained_again_on_the_same_groups_and_not
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=5, version=10)
-        for lease in await buffer.lease("w", 4, 0):
+        for lease in await buffer.lease("w", NEWEST, 4, 0):
             await buffer.finish("w", lease.attempt, answer(lease, version=10))
         done, batches = [], []
         for version in (11, 12):  # two steps; the checkpoint is of the phase's start
@@ -493,7 +507,7 @@ def test_steps_after_the_checkpoint_are_trained_again_on_the_same_groups_and_not
             await buffer.new_version(version)
             done.append(info.groups)
             batches.append(batch)
-        later = await buffer.lease("w", 2, 0)
+        later = await buffer.lease("w", NEWEST, 2, 0)
         for lease in later:
             await buffer.finish("w", lease.attempt, answer(lease, version=12))
         crash(buffer)
@@ -549,15 +563,15 @@ def test_a_controller_that_comes_back_takes_a_living_buffer_up(tmp_path: Path):
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=5, version=0)
         await step(buffer, 0, max_groups=3)
-        running = await buffer.lease("w", 1, 0)
+        running = await buffer.lease("w", NEWEST, 1, 0)
         await buffer.new_version(0)  # the checkpoint was of the phase's start
-        assert await buffer.lease("w", 9, 0) == []
+        assert await buffer.lease("w", NEWEST, 9, 0) == []
         await buffer.begin_rl(0, steps=5, version=0)
         status = await buffer.status()
         assert (status.ready, status.running, status.accepted) == (1, 0, 3)
         assert (await buffer.next_batch(1))[0].recorded == 1
         assert not await buffer.finish("w", running[0].attempt, answer(running[0]))
-        assert len(await buffer.lease("w", 9, 0)) == 1
+        assert len(await buffer.lease("w", NEWEST, 9, 0)) == 1
 
     run(test)
 
@@ -569,12 +583,12 @@ def test_what_a_dead_worker_reported_goes_on_elsewhere(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=1, version=0)
-        [lease] = await buffer.lease("w", 1, 0)
+        [lease] = await buffer.lease("w", NEWEST, 1, 0)
         verdict = Verdict(1.0, "correct", "exact", "1")
         await buffer.report("w", report(lease, tokens(0, 0, [7, 8]), tokens(1, 0, [9], reason="stop")))
         await buffer.report("w", report(lease, tokens(0, 2, [5]), Piece(1, "answer", 1, Segment.empty(), verdict)))
         await buffer.worker_lost("w")
-        [again] = await buffer.lease("v", 1, 0)
+        [again] = await buffer.lease("v", NEWEST, 1, 0)
         first, second = again.pieces
         assert (first.segment.token_ids.tolist(), first.segment.finish_reason, first.verdict) == ([7, 8, 5], None, None)
         assert (second.segment.token_ids.tolist(), second.segment.finish_reason) == ([9], "stop")
@@ -587,13 +601,13 @@ def test_unfinished_answers_survive_the_buffer_token_for_token(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=1, version=0)
-        [lease] = await buffer.lease("w", 1, 0)
+        [lease] = await buffer.lease("w", NEWEST, 1, 0)
         await buffer.report("w", report(lease, tokens(0, 0, [7, 8], version=0)))
         await buffer.report("w", report(lease, tokens(0, 1, [8, 6, 5], version=1)))  # one token is known already
         crash(buffer)
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=1, version=0)
-        [again] = await buffer.lease("v", 1, 0)
+        [again] = await buffer.lease("v", NEWEST, 1, 0)
         assert again.key == lease.key
         [piece] = again.pieces
         assert piece.segment.token_ids.tolist() == [7, 8, 6, 5]
@@ -607,9 +621,9 @@ def test_a_report_under_an_earlier_lease_is_refused_even_from_the_worker_that_ha
         clock = Clock()
         buffer = make(tmp_path, clock)
         await buffer.begin_rl(0, steps=1, version=0)
-        [old] = await buffer.lease("w", 1, 0)
+        [old] = await buffer.lease("w", NEWEST, 1, 0)
         clock.now += 31
-        [new] = await buffer.lease("w", 1, 0)
+        [new] = await buffer.lease("w", NEWEST, 1, 0)
         assert new.key == old.key
         assert await buffer.report("w", report(old, tokens(0, 0, [1, 2, 3]))) == [old.key]
         assert not await buffer.finish("w", old.attempt, answer(old))
@@ -627,7 +641,7 @@ def test_missing_tokens_are_an_error_and_not_a_hole(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path)
         await buffer.begin_rl(0, steps=1, version=0)
-        [lease] = await buffer.lease("w", 1, 0)
+        [lease] = await buffer.lease("w", NEWEST, 1, 0)
         with pytest.raises(ValueError, match=r"from 2 on of sample 0 .* only 0 are known"):
             await buffer.report("w", report(lease, tokens(0, 2, [5])))
 
@@ -638,20 +652,20 @@ def test_an_answer_too_old_to_be_trained_starts_again_and_its_sibling_does_not(t
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
         await buffer.begin_rl(0, steps=9, version=0)
-        [slow] = await buffer.lease("w", 1, 0)
+        [slow] = await buffer.lease("w", NEWEST, 1, 0)
         await buffer.report("w", report(slow, tokens(0, 0, [7], version=0)))
         for version in (0, 1):
             await step(buffer, version, max_groups=1)
         await buffer.report("w", report(slow, tokens(1, 0, [6, 6], version=1)))
         await buffer.give_back("w", report(slow))
-        [again] = await buffer.lease("v", 1, 0)
+        [again] = await buffer.lease("v", NEWEST, 1, 0)
         assert again.key == slow.key
         assert [(p.sample_index, p.segment.token_ids.tolist()) for p in again.pieces] == [(1, [6, 6])]
         await buffer.report("v", report(again, tokens(0, 0, [3, 3], version=2)))
         crash(buffer)
         buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
         await buffer.begin_rl(0, steps=9, version=2, done_steps=2)
-        [third] = await buffer.lease("v", 1, 0)
+        [third] = await buffer.lease("v", NEWEST, 1, 0)
         assert [(p.sample_index, p.segment.token_ids.tolist()) for p in third.pieces] == [(0, [3, 3]), (1, [6, 6])]
 
     run(test)
@@ -661,10 +675,10 @@ def test_a_deterministic_run_draws_each_answer_in_one_go(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, deterministic=True)
         await buffer.begin_rl(0, steps=1, version=0)
-        [lease] = await buffer.lease("w", 1, 0)
+        [lease] = await buffer.lease("w", NEWEST, 1, 0)
         await buffer.report("w", report(lease, tokens(0, 0, [7, 8])))
         await buffer.worker_lost("w")
-        [again] = await buffer.lease("v", 1, 0)
+        [again] = await buffer.lease("v", NEWEST, 1, 0)
         assert again.pieces == ()
 
     run(test)
@@ -674,11 +688,11 @@ def test_nothing_unfinished_is_carried_into_the_next_phase(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)
         await buffer.begin_rl(0, steps=1, version=0)
-        [lease] = await buffer.lease("w", 1, 0)
+        [lease] = await buffer.lease("w", NEWEST, 1, 0)
         await buffer.report("w", report(lease, tokens(0, 0, [7, 8])))
         await buffer.end_phase()
         await buffer.begin_rl(1, steps=1, version=1)
-        [again] = await buffer.lease("w", 1, 0)
+        [again] = await buffer.lease("w", NEWEST, 1, 0)
         assert (again.key, again.pieces) == (lease.key, ())
 
     run(test)
@@ -691,7 +705,7 @@ def test_a_round_that_has_its_groups_interrupts_the_rest_and_goes_on_with_them(t
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1, oversample=2.0)
         await buffer.begin_rl(0, steps=3, version=0)
-        leases = await buffer.lease("w", 9, 0)
+        leases = await buffer.lease("w", NEWEST, 9, 0)
         assert len(leases) == 4  # twice what the step needs
         told = asyncio.create_task(buffer.revoked("w", 5))
         for lease in leases[:2]:
@@ -701,11 +715,11 @@ def test_a_round_that_has_its_groups_interrupts_the_rest_and_goes_on_with_them(t
         await buffer.give_back("w", report(leases[3], tokens(0, 0, [7, 8])), "interrupted")
         status = await buffer.status()
         assert (status.ready, status.running, status.unfinished) == (3, 0, 1)
-        assert await buffer.lease("w", 9, 0) == []  # this round is complete
+        assert await buffer.lease("w", NEWEST, 9, 0) == []  # this round is complete
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)
         await buffer.new_version(1)
-        second = await buffer.lease("w", 9, 0)
+        second = await buffer.lease("w", NEWEST, 9, 0)
         assert (second[0].key, second[0].pieces[0].segment.token_ids.tolist()) == (leases[3].key, [7, 8])
         assert len(second) == 3  # one is ready: 2 × 2 - 1
         assert await buffer.revoked("w", 0) == []
@@ -718,7 +732,7 @@ def test_too_many_answers_without_a_verdict_end_the_run(tmp_path: Path):
         buffer = make(tmp_path, max_failed_frac=0.25)
         await buffer.begin_rl(0, steps=9, version=0)
         for _ in range(8):
-            for lease in await buffer.lease("w", 1, 0):
+            for lease in await buffer.lease("w", NEWEST, 1, 0):
                 await buffer.finish("w", lease.attempt, answer(lease, [1.0, None]))
         with pytest.raises(TooManyFailures, match="8 of the last 16 answers have no verdict"):
             await buffer.next_batch(0)
@@ -730,7 +744,7 @@ def test_changed_data_is_refused_on_resume(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=9)
         await buffer.begin_rl(0, steps=9, version=0)
-        for lease in await buffer.lease("w", 9, 0):
+        for lease in await buffer.lease("w", NEWEST, 9, 0):
             await buffer.finish("w", lease.attempt, answer(lease))
         await buffer.close()
         with pytest.raises(ValueError, match="resume with the data"):
@@ -776,7 +790,7 @@ def test_workers_that_run_at_once_never_break_the_bound(tmp_path: Path):
         async def worker(name: str, seed: int) -> None:
             rng = np.random.default_rng(seed)
             while True:
-                for lease in await buffer.lease(name, 2, 0.5):
+                for lease in await buffer.lease(name, NEWEST, 2, 0.5):
                     sampled_by = version
                     await asyncio.sleep(float(rng.exponential(0.002)))
                     await buffer.finish(

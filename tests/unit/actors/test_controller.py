@@ -11,6 +11,7 @@ import pytest
 from actors.controller import Controller, EvaluationFailed, NotTheStartingPolicy, Plan
 from actors.manifest import Manifest
 from actors.records import BufferStatus
+from actors.waiting import PeerLost
 from rollout.config import EvalConfig
 from rollout.experts import ExpertReport
 from rollout.records import BatchInfo, EvalCounts, GroupKey
@@ -123,7 +124,7 @@ class FakeBuffer:
         return BufferStatus()
 
 
-def make(run_dir: Path, *, iterations: int = 2, warmup: bool = False, experts: int = 100):
+def make(run_dir: Path, *, iterations: int = 2, warmup: bool = False, experts: int = 100, overlap: bool = True):
     plan = Plan(
         schedule=ScheduleConfig(iterations=iterations, rl_steps=3),
         rl=OptimConfig(),
@@ -136,6 +137,7 @@ def make(run_dir: Path, *, iterations: int = 2, warmup: bool = False, experts: i
         stall_s=0.05,
         checkpoint_every_s=1e9,
         config_digest="d",
+        overlap_sync=overlap,
     )
     learner = FakeLearner()
     broadcaster, buffer = FakeBroadcaster(learner.log), FakeBuffer(learner.log, experts)
@@ -246,8 +248,10 @@ def test_metrics_are_a_line_per_step_and_evaluation(tmp_path):
     controller, _, _, _ = make(tmp_path, iterations=1)
     asyncio.run(controller.run())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["phase"] for line in lines] == ["eval", "rl", "rl", "rl", "eval", "rft", "rft", "eval"]
+    phases = [line["phase"] for line in lines if line["phase"] != "sync"]
+    assert phases == ["eval", "rl", "rl", "rl", "eval", "rft", "rft", "eval"]
     assert [line["version"] for line in lines if line["phase"] == "rl"] == [2, 3, 4]
+    assert [line["version"] for line in lines if line["phase"] == "sync"] == [1, 2, 3, 4, 5]
 
 
 def test_a_run_is_not_taken_up_under_another_configuration(tmp_path):
@@ -268,7 +272,8 @@ def test_an_evaluation_without_verdicts_is_never_committed(tmp_path):
     buffer.eval_result = no_verdicts
     with pytest.raises(EvaluationFailed, match="75% of the answers of theta-0 have no verdict"):
         asyncio.run(controller.run())
-    assert not (tmp_path / "manifest.json").exists()
+    manifest = Manifest.load(LocalDisk(tmp_path))
+    assert (manifest.evals, manifest.weights, manifest.failed_evals) == ((), {}, 1)  # the next start draws anew
 
 
 def test_a_schedule_that_ends_before_the_phase_under_way_is_an_error_and_not_a_finished_run(tmp_path):
@@ -311,3 +316,64 @@ def test_a_committed_checkpoint_is_not_written_again(tmp_path):
     asyncio.run(resumed_and_stopped_before_the_next_batch())
     (checkpoint,) = (tmp_path / "checkpoints" / "steps").iterdir()
     assert (checkpoint / "weights").stat().st_mtime_ns == written
+
+
+def test_the_next_step_begins_while_the_engines_take_the_weights_of_the_last(tmp_path):
+    for overlap in (True, False):
+        (tmp_path / str(overlap)).mkdir()
+        controller, learner, broadcaster, buffer = make(tmp_path / str(overlap), iterations=1, overlap=overlap)
+        publish, next_batch = broadcaster.publish, buffer.next_batch
+
+        async def slow(slot, expected, publish=publish):
+            await asyncio.sleep(0.01)
+            return await publish(slot, expected)
+
+        async def noted(timeout_s, next_batch=next_batch, learner=learner):
+            learner.log.append("next batch")
+            return await next_batch(timeout_s)
+
+        broadcaster.publish, buffer.next_batch = slow, noted
+        asyncio.run(controller.run())
+        after = learner.log[learner.log.index("trained 2") :]
+        assert (after.index("next batch") < after.index("publish 2")) == overlap
+        assert after.index("publish 2") < after.index("trained 3") + 3  # and staging waits for the transfer before
+        assert after.index("publish 2") < after.index("stage 3 base++")
+
+
+def test_a_transfer_that_fails_ends_the_wait_for_a_batch_that_would_never_come(tmp_path):
+    controller, _, broadcaster, buffer = make(tmp_path, iterations=1)
+    publish, next_batch = broadcaster.publish, buffer.next_batch
+
+    async def fails(slot, expected):
+        if slot.version == 2:
+            raise PeerLost("broadcaster died during publish")
+        return await publish(slot, expected)
+
+    async def waits(timeout_s):
+        if buffer.batches:
+            await asyncio.sleep(60)
+        return await next_batch(timeout_s)
+
+    broadcaster.publish, buffer.next_batch = fails, waits
+    with pytest.raises(PeerLost, match="died during publish"):
+        asyncio.run(asyncio.wait_for(controller.run(), 5))
+
+
+def test_every_start_of_a_run_gives_the_same_weights_the_same_number(tmp_path):
+    """The first start dies in RL before a checkpoint; the second begins the phase anew, under the same version."""
+
+    async def dies() -> None:
+        controller, learner, _, _ = make(tmp_path, iterations=1)
+
+        async def step(batch, objective):
+            raise PeerLost("learner-0 died during step")
+
+        learner.step = step
+        with pytest.raises(PeerLost):
+            await controller.run()
+
+    asyncio.run(dies())
+    controller, learner, broadcaster, _ = make(tmp_path, iterations=1)
+    asyncio.run(controller.run())
+    assert broadcaster.versions[0] == 1  # the base policy was version 1 before
+    assert [line for line in learner.log if line.startswith("trained")] == ["trained 2", "trained 3", "trained 4"]

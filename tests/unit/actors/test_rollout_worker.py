@@ -84,7 +84,7 @@ class FakeBuffer:
         self.reports: list[GroupProgress] = []
         self.given_back: list[tuple[GroupProgress, str]] = []
 
-    async def lease(self, worker: str, max_groups: int, wait_s: float) -> list[Lease]:
+    async def lease(self, worker: str, version: int, max_groups: int, wait_s: float) -> list[Lease]:
         self.largest_request = max(self.largest_request, max_groups)
         given, self.left = self.left[:max_groups], self.left[max_groups:]
         if not given:

@@ -72,19 +72,19 @@ async def eventful_life(journal: LocalDisk) -> None:
     clock = Clock()
     buffer = RolloutBuffer(journal, TRAIN, HELD_OUT, ETA_1, 5, 30.0, clock)
     await buffer.begin_eval(1000, samples=4, temperature=1.0, limit=2)
-    for lease in await buffer.lease("w", 9, 0):
+    for lease in await buffer.lease("w", 10**6, 9, 0):
         await buffer.finish("w", 0, answer(lease, (1.0, 0.0, 0.0, 0.0)))
     await buffer.end_phase()
 
     await buffer.begin_rl(0, steps=5, version=0)
-    a, b, c, d = await buffer.lease("w", 4, 0)
+    a, b, c, d = await buffer.lease("w", 10**6, 4, 0)
     await buffer.report("w", so_far(d, (0, 0, 1), (1, 0, 2)))
     await buffer.finish("w", 0, answer(a, (1.0, 1.0, 1.0)))  # filtered
     await buffer.finish("w", 0, answer(b))
     await buffer.finish("w", 0, answer(c, (1.0, 0.0, None)))  # the last sibling is left out of training
     await train(buffer, 1)
     clock.now = 31.0  # the lease of d expires
-    d_again, e, f = await buffer.lease("w", 3, 0)
+    d_again, e, f = await buffer.lease("w", 10**6, 3, 0)
     assert (d_again.key, [len(piece.segment) for piece in d_again.pieces]) == (d.key, [1, 2])
     assert not await buffer.finish("w", 0, answer(d))  # late: three of its six tokens were persisted
     await buffer.finish("w", 0, answer(e, version=0))  # one version old when it is trained
@@ -94,7 +94,7 @@ async def eventful_life(journal: LocalDisk) -> None:
     assert not await buffer.finish("w", 1, answer(d_again, version=0))  # twice
     with pytest.raises(TimeoutError):
         await buffer.next_batch(0.001)
-    g, h, _i, _j = await buffer.lease("w", 4, 0)
+    g, h, _i, _j = await buffer.lease("w", 10**6, 4, 0)
     await buffer.report("w", so_far(h, (0, 0, 1), (2, 0, 2), version=2))
     await buffer.finish("w", 0, answer(g, version=2))
     await buffer.give_back("w", so_far(h, (0, 1, 2), version=2))
@@ -103,17 +103,17 @@ async def eventful_life(journal: LocalDisk) -> None:
     buffer = RolloutBuffer(journal, TRAIN, HELD_OUT, ETA_1, 5, 30.0, clock)
     await buffer.begin_rl(0, steps=5, version=1, done_steps=1)
     await train(buffer, 2)  # again
-    h, i, j = await buffer.lease("v", 3, 0)
+    h, i, j = await buffer.lease("v", 10**6, 3, 0)
     await buffer.give_back("v", so_far(i, (1, 0, 1), version=2), "interrupted")
     await buffer.finish("v", 1, answer(h, version=2))
     await train(buffer, 3)
-    i, k = await buffer.lease("v", 2, 0)
+    i, k = await buffer.lease("v", 10**6, 2, 0)
     assert len(i.pieces) == 1
     await buffer.give_back("v", so_far(i))
     await buffer.finish("v", 1, answer(j, version=3))
     await buffer.finish("v", 0, answer(k, version=3))
     await train(buffer, 4)
-    i, last = await buffer.lease("v", 2, 0)
+    i, last = await buffer.lease("v", 10**6, 2, 0)
     assert not i.pieces  # two versions old: discarded
     await buffer.report("v", so_far(i, (0, 0, 2), version=4))
     await buffer.give_back("v", so_far(last))

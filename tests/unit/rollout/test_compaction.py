@@ -94,7 +94,8 @@ def test_a_new_writer_compacts_what_others_left_and_numbers_go_on(disk: LocalDis
     assert files(disk) == [f"segment-00000{i}.arrow" for i in (1, 2, 3)]
     second = written(disk, [make_group("x")], compacted=True)
     third = written(disk, [make_group("y")])
-    assert files(disk) == [*(f"segment-00000{i}.parquet" for i in (1, 2, 3, 4)), "segment-000005.arrow"]
+    compacted = [f"segment-{number:06d}.parquet" for number in (1, 2, 3, 1001)]
+    assert files(disk) == [*compacted, "segment-002001.arrow"]
     holds(disk, first | second | third)
 
 

@@ -487,7 +487,7 @@ def test_segments_are_rotated_by_size_and_every_start_opens_a_new_one(disk: Loca
 
     first, second = asyncio.run(write(1 << 20)), asyncio.run(write(10))
     assert first == [PayloadRef(1, i) for i in range(4)]
-    assert second == [PayloadRef(2 + i, 0) for i in range(4)]
+    assert second == [PayloadRef(1001 + i, 0) for i in range(4)]  # of the second incarnation
     found = [batch["prompt_id"][0].as_py() for _, batch in read_payloads(disk, [*second, *first])]
     assert found == ["p0", "p1", "p2", "p3"] * 2
 
