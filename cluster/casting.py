@@ -70,11 +70,14 @@ class Casting:
         from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV
 
         rollout, actors = self._config.rollout, self._config.actors
+        engine = rollout.engine
+        if rollout.deterministic:  # what shares an answer's batch, or is in the cache, rounds its log-probs differently
+            engine = engine.model_copy(update={"max_num_seqs": 1, "prefix_caching": False})
         return self._host(
             RolloutWorker,
             name,
             name,
-            partial(make_engine, model_dir, rollout.engine, rollout.context_length, self._config.cluster.seed),
+            partial(make_engine, model_dir, engine, rollout.context_length, self._config.cluster.seed),
             partial(make_decoder, model_dir),
             buffer,
             verifiers,

@@ -56,11 +56,11 @@ class EngineConfig(BaseModel):
         description="KV of answers under way when weights change: keep it, or recompute it (exact, longer pause).",
     )
     max_num_seqs: int = Field(256, ge=1, description="Sequences decoded together at most.")
+    prefix_caching: bool = Field(True, description="Reuse the KV of prompts, and continued answers, that begin alike.")
     eager: bool = Field(True, description="Skip compilation: starts a minute sooner, up to 1.3 × slower.")
     packed_weights: bool = Field(
         True,
-        description="On CPU: keep matrices packed for oneDNN. Unpacked ones take new weights two to three times "
-        "faster, and decode up to a quarter slower.",
+        description="On CPU: matrices packed for oneDNN. Unpacked: faster to update, up to a quarter slower to decode.",
     )
     tensor_parallel: int = Field(1, ge=1, description="GPUs per engine.")
 

@@ -309,7 +309,7 @@ def _engine_args(model_dir: str, config: EngineConfig, context_length: int, seed
         # Seeded sampling on CPU cannot take a draw back, and a prompt prefilled in chunks makes vLLM try: it dies.
         enable_chunked_prefill=False if on_cpu else None,
         kv_cache_memory_bytes=None if config.kv_cache_mb is None else config.kv_cache_mb << 20,
-        enable_prefix_caching=True,
+        enable_prefix_caching=config.prefix_caching,
         # The distribution that was really sampled: raw log-probs ignore the temperature.
         logprobs_mode="processed_logprobs",
         disable_log_stats=True,
