@@ -225,6 +225,11 @@ def gang(size: int, gpus_each: float, timeout_s: float) -> PlacementGroup:
     return group
 
 
+def is_one_host() -> bool:
+    """True when every node of the cluster that is up is on one machine."""
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) == 1
+
+
 @contextlib.contextmanager
 def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_store_mb: int) -> Iterator[int]:
     """A Ray cluster to run in: the one at `address`, or a local one that ends with this process.

@@ -93,11 +93,13 @@ class Casting:
 
     def ranks(self, model_dir: str) -> "dict[str, Peer]":
         """Learner ranks: a gang, placed together or not at all."""
+        from rollout.transports import choose
         from trainer.learner import LearnerRank
 
         config, size = self._config, self._config.trainer.ranks
         gpus_each = 1.0 if self.on_gpu else 0.0
         group = self._ray_app.gang(size, gpus_each, config.actors.start_timeout_s)
+        transport = choose(config.actors.weight_transport, one_host=self._ray_app.is_one_host())
         return {
             f"learner-{rank}": self._host(
                 LearnerRank,
@@ -110,6 +112,7 @@ class Casting:
                 config.rollout.temperature,
                 config.cluster.seed,
                 config.rollout.engine.dtype,
+                transport,
                 env={} if self.on_gpu else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
                 num_gpus=gpus_each,
                 gang=(group, rank),
