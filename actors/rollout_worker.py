@@ -101,7 +101,7 @@ class RolloutWorker:
         self._loops: list[asyncio.Task[None]] = []
         self._lost_since: float | None = None
         self._tokens = 0
-        self._retired = ""
+        self._quarantine = self._retired = ""
 
     async def engine_pids(self) -> list[int]:
         """The engine's processes: it is up."""
@@ -131,6 +131,10 @@ class RolloutWorker:
         """[L-1] log-probs of each given sequence: what the engine really computes with."""
         return await self._engine.logprobs(sequences)
 
+    async def quarantine(self, reason: str) -> None:
+        """Take no leases as long as there is a reason; an empty one ends it."""
+        self._quarantine = reason
+
     async def retire(self, reason: str) -> None:
         """Deliver nothing any more: the engine cannot be trusted. From now on `health` raises the reason."""
         self._retired = reason
@@ -154,8 +158,14 @@ class RolloutWorker:
     async def _pull(self) -> None:
         while True:
             room = self._max_concurrent - len(self._groups)
-            if room > 0:
+            if self._quarantine:
+                await asyncio.sleep(_PAUSE_S)
+            elif room > 0:
                 leases = await self._ask(self._buffer.lease(self.name, self._engine.version, room, _ASK_S))
+                if leases and self._quarantine:  # which began while the buffer was asked
+                    unused = [GroupProgress(lease.key, lease.attempt) for lease in leases]
+                    await self._ask(self._buffer.give_back(self.name, unused, "quarantined"))
+                    continue
                 for lease in leases or ():
                     self._begin(lease)
                 if not leases:

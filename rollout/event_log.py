@@ -7,8 +7,6 @@ writes without knowing of that one counts for nothing (`rollout.events.replay`).
 """
 
 import logging
-import os
-import socket
 from collections.abc import Sequence
 
 from rollout.events import LOG_NAME, Event, JournalDamaged, Opened, Record, encode_all, read_log
@@ -44,7 +42,7 @@ class EventLog:
             self._log.sync()  # what a writer left that was killed before it could
             self._end = self._log.size
             """Everything before it is durable."""
-            self.append([Opened(self.incarnation, fingerprint, f"process {os.getpid()} on {socket.gethostname()}")])
+            self.append([Opened(self.incarnation, fingerprint, storage.writer)])
         except BaseException:
             self._log.close()
             raise

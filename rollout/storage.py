@@ -44,6 +44,10 @@ class Appender(Closeable, Protocol):
 class Storage(Protocol):
     """The files of one folder. Names are relative, with `/` between parts; folders are made as needed."""
 
+    @property
+    def writer(self) -> str:
+        """Who writes through this, for messages: `process 17 on host`."""
+
     def lock(self, name: str) -> Closeable:
         """Hold a file until it is closed or this process dies.
 
@@ -89,6 +93,11 @@ class LocalDisk:
         """The path, for messages."""
         return str(self._path)
 
+    @property
+    def writer(self) -> str:
+        """See `Storage`."""
+        return f"process {os.getpid()} on {socket.gethostname()}"
+
     def lock(self, name: str) -> Closeable:
         """See `Storage`."""
         path = self._path / name
@@ -98,11 +107,11 @@ class LocalDisk:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = file.read().strip() or "unknown"
+            owner = file.read().strip() or "an unknown process"
             file.close()
-            raise InUse(f"{path.parent} is being written by process {owner}; stop that run first") from None
+            raise InUse(f"{path.parent} is being written by {owner}; stop that run first") from None
         file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{self.writer}\n")
         file.flush()
         return file
 

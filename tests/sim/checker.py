@@ -1,4 +1,5 @@
-"""Decides, from the disk alone, whether a finished run was right: journal, manifest and checkpoints, nothing else.
+"""Decides whether a finished run was right, from what is on its disk (journal, manifest, checkpoints) and from what
+the buffer told its callers.
 
 It decodes with the journal's readers and keeps books of its own: none of the code that wrote the journal takes part.
 `check` raises `Violation` with the first thing that must not be.
@@ -12,6 +13,7 @@ import numpy as np
 from checkpoints import Checkpoints
 from disk import Mount
 from fakes import verdict
+from promises import Promises
 from samples import Sample, group_samples, report_pieces
 
 from rollout.events import (
@@ -68,8 +70,9 @@ class _Group:
 class Checker:
     """One walk over the events of a run."""
 
-    def __init__(self, disk: Mount, rules: Rules) -> None:
+    def __init__(self, disk: Mount, rules: Rules, promises: Promises) -> None:
         self._rules = rules
+        self._promises = promises
         self._checkpoints = Checkpoints(disk)
         journal = disk.folder("journal")
         self._events = list(_events_that_count(journal))
@@ -110,6 +113,7 @@ class Checker:
                 except Violation as violation:
                     raise Violation(f"event {number}, {_short(event)}: {violation}") from None
         self._check_end()
+        self._check_promises()
 
     def _begin(self, event: PhaseBegun) -> None:
         for group in self._groups.values():
@@ -285,6 +289,8 @@ class Checker:
 
     def _check_end(self) -> None:
         rules = self._rules
+        for key, group in self._groups.items():
+            _require(group.state not in ("leased", "buffered"), f"at the end {key} is {group.state}")
         self._checkpoints.require_complete(rules.rl_phases, rules.rft)
         for phase in range(rules.rl_phases):
             digests = self._digests.get(phase, [])
@@ -299,6 +305,26 @@ class Checker:
                 _require(
                     successor.steps[: len(start.steps)] == start.steps, "RFT did not start from the phase's policy"
                 )
+
+    def _check_promises(self) -> None:
+        """What the buffer has said holds."""
+        finished, steps, reported = set(), set(), dict[tuple[GroupKey, int], list[tuple[int, int]]]()
+        for event in self._events:
+            if isinstance(event, Finished):
+                finished.add((event.key, event.worker, event.attempt))
+            elif isinstance(event, Trained):
+                steps.add((event.keys, event.version))
+            elif isinstance(event, Progressed):
+                for piece in self._reports[event.payload]:
+                    ends = reported.setdefault((event.key, piece.index), [])
+                    ends.append((event.attempt, piece.offset + len(piece.tokens)))
+        for delivery in self._promises.finished:
+            _require(delivery in finished, f"{delivery} was taken, and is not in the journal")
+        for step in self._promises.trained:
+            _require(step in steps, f"{step} was called recorded, and is not in the journal")
+        for (key, attempt, sample), length in self._promises.reported.items():
+            known = max((end for number, end in reported.get((key, sample), ()) if number <= attempt), default=0)
+            _require(known >= length, f"{length} tokens of sample {sample} of {key} were taken, {known} are there")
 
     def _check_synchronous(self, phase: int, weights: int) -> None:
         """With η = 0 the batches are those of a run without faults: worked out from the rules alone."""

@@ -8,10 +8,10 @@ prefix is kept), or holed (a stretch in the middle is lost, what follows is kept
 
 import errno
 import random
-from collections import Counter
 from collections.abc import Callable
 
 import pyarrow as pa
+from faults import Faults
 from virtual_loop import Crash, Process
 
 from rollout.storage import Bytes, InUse
@@ -34,14 +34,14 @@ class SimFile:
 class SimDisk:
     """Files by path, and the faults of the device."""
 
-    def __init__(self, seed: int, clock: Callable[[], float]) -> None:
+    def __init__(self, seed: int, clock: Callable[[], float], faults: Faults) -> None:
         self.files: dict[str, SimFile] = {}
         self.removed: dict[str, bytes] = {}
         """What was removed on purpose, for the checker: a run may forget what it needs no more."""
         self.locks: dict[str, Process] = {}
         self.full_from = self.full_until = 0.0
         """Virtual seconds between which every write fails."""
-        self.faults: Counter[str] = Counter()
+        self.faults = faults
         self.random = random.Random(seed)
         self._clock = clock
 
@@ -57,7 +57,7 @@ class SimDisk:
 
     def _settle(self, file: SimFile) -> None:
         fate = self.random.choice(("kept", "lost", "torn", "holed"))
-        self.faults[f"write {fate}"] += 1
+        self.faults.note(f"write {fate}")
         start, end = file.synced, len(file.content)
         if fate == "lost":
             del file.content[start:]
@@ -83,6 +83,10 @@ class Mount:
     def __str__(self) -> str:
         return f"simulated disk, /{self._prefix}"
 
+    @property
+    def writer(self) -> str:
+        return f"process {self._process.name}"
+
     def folder(self, name: str) -> "Mount":
         return Mount(self._disk, self._process, f"{self._prefix}{name}/")
 
@@ -90,9 +94,7 @@ class Mount:
         self._process.point()
         path = self._prefix + name
         holder = self._disk.locks.get(path)
-        if (
-            holder and holder.alive and not holder.stopped
-        ):  # of a stopped process the lock has lapsed, as over a network
+        if holder and holder.alive and not holder.stopped:  # a stopped one's has lapsed, as over a network
             raise InUse(f"{path} is held by {holder.name}")
         self._disk.locks[path] = self._process
         return _Lock(self._disk, path, self._process)
@@ -152,7 +154,7 @@ class Mount:
     def _writable(self, path: str) -> None:
         self._process.point()
         if self._disk.full:
-            self._disk.faults["disk full"] += 1
+            self._disk.faults.note("disk full")
             raise OSError(errno.ENOSPC, "no space left on device", path)
 
 
@@ -191,7 +193,7 @@ class SimAppender:
                 self._disk.settle(self._process)
             raise
         if self._disk.full:
-            self._disk.faults["short write"] += 1
+            self._disk.faults.note("short write")
             self._put(data[: self._disk.random.randrange(len(data) + 1)])
             raise OSError(errno.ENOSPC, "no space left on device", self._path)
         self._put(data)

@@ -6,11 +6,12 @@ a deadline; a caller that gives up does not take its message back; a process tha
 
 import asyncio
 import random
-from collections import Counter
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from faults import Faults
 from virtual_loop import Crash, Process, VirtualLoop, this_process
 
 from actors.waiting import DeadlineExceeded, PeerLost
@@ -37,10 +38,14 @@ CALM = Weather()
 class Network:
     """Carries messages; belongs to no process, so messages survive their sender."""
 
-    def __init__(self, loop: VirtualLoop, seed: int, weather: Weather) -> None:
+    def __init__(self, loop: VirtualLoop, seed: int, weather: Weather, faults: Faults) -> None:
         self.loop = loop
         self.weather = weather
-        self.faults: Counter[str] = Counter()
+        self.faults = faults
+        self.digest = 0
+        """Of every message so far: who got which call, when, in order."""
+        self.hear: Callable[[str, Any, Any], None] = lambda method, args, answer: None
+        """Told of every answer to a call that somebody waits for."""
         self.random = random.Random(seed)
         self.context = loop.process("network").context
 
@@ -49,7 +54,7 @@ class Network:
 
     def delay(self, weather: Weather) -> float:
         if weather.late and self.random.random() < weather.late:
-            self.faults["late message"] += 1
+            self.faults.note("late message")
             return self.random.random() * weather.late_s
         return self.random.random() * weather.delay_s
 
@@ -57,12 +62,12 @@ class Network:
         """Bring a call to its target once, twice or not at all."""
         if weather.lost and self.random.random() < weather.lost:
             message.answered = True  # nobody will hear of it
-            self.faults["lost message"] += 1
+            self.faults.note("lost message")
             if self.random.random() < 0.5:
                 return
         self.later(self.delay(weather), message.arrive)
         if weather.twice and self.random.random() < weather.twice:
-            self.faults["message twice"] += 1
+            self.faults.note("message twice")
             again = _Call(message.peer, message.method, message.args, message.kwargs, message.future, answered=True)
             self.later(self.random.random() * weather.late_s, again.arrive)
 
@@ -131,6 +136,9 @@ class _Call:
     def arrive(self) -> None:
         address, network = self.peer.address, self.peer.network
         self.process = address.process
+        network.digest = zlib.crc32(
+            f"{network.loop.time():.9f} {self.process.name} {self.method}".encode(), network.digest
+        )
         if not self.process.alive:
             self.lost()
             return
@@ -149,6 +157,8 @@ class _Call:
         self.answered = True
         network = self.peer.network
         self.process.on_death.remove(self.lost)
+        if not task.cancelled() and not task.exception():
+            network.hear(self.method, self.args, task.result())
         network.later(network.random.random() * network.weather.delay_s, self._reply, task)
 
     def lost(self) -> None:

@@ -24,6 +24,8 @@ class Outcome:
     seconds: float = 0.0
     """Virtual."""
     faults: Counter[str] = field(default_factory=Counter)
+    digest: int = 0
+    """Of the schedule: two runs of a seed agree in it or did not do the same."""
 
 
 def run_seed(seed: int, scratch: Path, tell: Callable[[str], None] | None = None) -> Outcome:
@@ -35,13 +37,13 @@ def run_seed(seed: int, scratch: Path, tell: Callable[[str], None] | None = None
     outcome = Outcome(seed)
     try:
         world.run()
-        Checker(Excavation(world.disk), rules(scenario)).check()
+        Checker(Excavation(world.disk), rules(scenario), world.promises).check()
     except Exception as error:
         outcome.violation = f"{type(error).__name__}: {error}"
         if tell:
             tell(traceback.format_exc())
     outcome.lives, outcome.callbacks, outcome.seconds = world.lives, world.loop.callbacks, world.loop.time()
-    outcome.faults = world.faults + world.disk.faults + world.network.faults
+    outcome.faults, outcome.digest = world.faults.counts, world.network.digest
     return outcome
 
 

@@ -7,7 +7,6 @@ replaced one by one and survive the core. What goes wrong, and when, is the scen
 import asyncio
 import random
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 import arithmetic
 from disk import Mount, SimDisk
 from fakes import FakeEngine, FakeLearner, FakeVerifiers, SharedMemory
+from faults import Faults
 from network import CALM, Address, Network, Peer
+from promises import Promises
 from scenario import ROLES, Death, Scenario, Stop, WorkerFate
 from virtual_loop import Crash, Process, VirtualLoop
 
@@ -26,13 +27,14 @@ from actors.controller import Controller, Plan
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.config import EvalConfig, RolloutConfig
+from rollout.engine import EngineDead
 from rollout.event_log import JournalBroken
 from rollout.records import Prompt
 from rollout.storage import InUse
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
 from trainer.phases import Phase, RLoopSchedule
 
-DEADLINE_S = 600.0
+DEADLINE_S = 400.0
 """Virtual seconds that a run may take, its restarts included."""
 GROUPS_PER_STEP = GROUP_SIZE = 2
 MAX_NEW_TOKENS = 20
@@ -44,6 +46,11 @@ _HEALTHY = WorkerFate(token_s=0.02)
 _FROM_WORKERS = frozenset({"lease", "report", "revoked", "give_back", "finish"})
 # What may end a run without being anybody's mistake: it is restarted. All else is a violation.
 _MISFORTUNE = (PeerLost, DeadlineExceeded, TimeoutError, JournalBroken, InUse, OSError)
+_EXCUSE_S = 12.0  # a fault may be felt so much later: less than a stall takes to be noticed
+
+
+class Unexcused(AssertionError):
+    """Something failed, and no fault is to blame."""
 
 
 class World:
@@ -53,10 +60,12 @@ class World:
         """`scratch` is a real folder for the files that decide nothing; `tell` hears what happens, in order."""
         self.scenario = scenario
         self.loop = VirtualLoop(scenario.seed)
-        self.disk = SimDisk(scenario.seed, self.loop.time)
+        self.faults = Faults(self.loop.time)
+        self.disk = SimDisk(scenario.seed, self.loop.time, self.faults)
         self.disk.full_from, self.disk.full_until = scenario.full_disk
-        self.network = Network(self.loop, scenario.seed, scenario.weather)
-        self.faults: Counter[str] = Counter()
+        self.network = Network(self.loop, scenario.seed, scenario.weather, self.faults)
+        self.promises = Promises()
+        self.network.hear = self.promises.hear
         self.lives = 0
         """How often the core was started."""
         self._scratch = scratch
@@ -140,8 +149,16 @@ class World:
                 return
             except _MISFORTUNE as error:
                 self.say(f"the core ended: {type(error).__name__}: {error}")
+                self._excuse(error)
             self._end_core()
             await asyncio.sleep(0.2 + self._random.random())
+
+    def _excuse(self, error: Exception) -> None:
+        """A misfortune follows a fault; a file that is missing is nobody's misfortune."""
+        if self.faults.calm_s() > _EXCUSE_S or isinstance(error, FileNotFoundError | FileExistsError):
+            raise Unexcused(
+                f"{type(error).__name__}, {self.faults.calm_s():.1f} s after the last fault: {error}"
+            ) from error
 
     async def _core_life(self, watch: "asyncio.Future[None]") -> None:
         try:
@@ -164,7 +181,7 @@ class World:
         self.say(f"life {self.lives} of the core begins")
         for role in ROLES:
             self._core[role] = process = self.loop.process(f"{role}-{self.lives}")
-            process.on_death.append(lambda name=process.name: self._died(name))
+            process.on_death.append(lambda process=process: self._died(process))
             if death and role == death.role:
                 self._doom(process, death)
         if self.lives == 1 and self.scenario.buffer_stop:
@@ -185,7 +202,7 @@ class World:
             process.on_death.append(self._power_off)
 
     def _power_off(self) -> None:
-        self.faults["power loss"] += 1
+        self.faults.note("power loss")
         for process in [*self._core.values(), *(peer.address.process for peer in self._workers.values())]:
             process.kill()
 
@@ -262,8 +279,9 @@ class World:
         """Await something of a worker; when it fails, the worker is given up."""
         try:
             await call
-        except _MISFORTUNE as error:
+        except (*_MISFORTUNE, EngineDead) as error:
             self.say(f"{name} is given up: {type(error).__name__}: {error}")
+            self._excuse(error)
             await self._dismiss(name)
 
     async def _join(self, worker: Peer) -> None:
@@ -275,7 +293,7 @@ class World:
         name = f"worker-{self._hired}"
         self._hired += 1
         process = self.loop.process(name, fate.dies_at)
-        process.on_death.append(lambda: self._died(name))
+        process.on_death.append(lambda: self._died(process))
         worker = process.context.run(self._make_worker, name, fate)
         self._workers[name] = Peer(self.network, Address(process, worker), _CALL_S)
         if fate.stop:
@@ -316,20 +334,22 @@ class World:
 
     # -- faults -----------------------------------------------------------------------------------------------
 
-    def _died(self, name: str) -> None:
-        self.faults["death of " + name.rpartition("-")[0]] += 1
-        self.say(f"{name} died")
+    def _died(self, process: Process) -> None:
+        if process.points == process.dies_at:  # else somebody ended it
+            self.faults.note("death of " + process.name.rpartition("-")[0])
+        self.say(f"{process.name} died")
 
     def _stop_later(self, process: Process, stop: Stop) -> None:
         def fall_silent() -> None:
             if process.alive:
                 process.stopped = True
-                self.faults["stop of " + process.name.rpartition("-")[0]] += 1
+                self.faults.note("stop of " + process.name.rpartition("-")[0])
                 self.say(f"{process.name} falls silent")
                 self.network.later(stop.seconds, come_back)
 
         def come_back() -> None:
             if process.alive:
+                self.faults.recent()
                 self.say(f"{process.name} is back")
                 self.loop.resume(process)
 

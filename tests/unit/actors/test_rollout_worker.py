@@ -231,6 +231,27 @@ def test_a_retired_worker_delivers_nothing_more_and_says_why():
     assert buffer.finished == []
 
 
+def test_a_worker_in_quarantine_finishes_what_it_has_and_takes_no_leases():
+    async def main() -> None:
+        buffer = FakeBuffer(3)
+        worker = RolloutWorker(
+            "w0", lambda: FakeEngine(pause=0.005), lambda: str, buffer, FakeVerifiers(), 1, 0.02, 0.3, 0.3
+        )
+        await worker.start()
+        while len(buffer.left) == 3:
+            await asyncio.sleep(0.001)
+        await worker.quarantine("its weights are in doubt")
+        await asyncio.sleep(0.1)
+        assert (len(buffer.left), len(buffer.finished)) == (2, 1)
+        await worker.quarantine("")
+        async with asyncio.timeout(5):
+            while len(buffer.finished) < 3:
+                await asyncio.sleep(0.001)
+        await worker.close()
+
+    asyncio.run(main())
+
+
 def test_only_groups_that_are_still_worked_on_are_reported():
     """A delivered group is no longer the worker's: reporting it would only bring a false alarm."""
     buffer = FakeBuffer(1)

@@ -1,6 +1,7 @@
 """Hand-made groups, and a disk in memory that dies and fills up, for the tests of the rollout package."""
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -72,6 +73,10 @@ class MemoryStorage:
 
     def __str__(self) -> str:
         return "memory"
+
+    @property
+    def writer(self) -> str:
+        return f"process {os.getpid()} on this machine"
 
     def after_crash(self, kept: bool) -> "MemoryStorage":
         """What another process finds; what was not synced is `kept` or lost."""
