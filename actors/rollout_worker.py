@@ -101,7 +101,8 @@ class RolloutWorker:
         self._loops: list[asyncio.Task[None]] = []
         self._lost_since: float | None = None
         self._tokens = 0
-        self._quarantine = self._retired = ""
+        self._doubted = asyncio.Event()
+        self._retired = ""
 
     async def engine_pids(self) -> list[int]:
         """The engine's processes: it is up."""
@@ -133,7 +134,10 @@ class RolloutWorker:
 
     async def quarantine(self, reason: str) -> None:
         """Take no leases as long as there is a reason; an empty one ends it."""
-        self._quarantine = reason
+        if reason:
+            self._doubted.set()
+        else:
+            self._doubted.clear()
 
     async def retire(self, reason: str) -> None:
         """Deliver nothing any more: the engine cannot be trusted. From now on `health` raises the reason."""
@@ -158,11 +162,11 @@ class RolloutWorker:
     async def _pull(self) -> None:
         while True:
             room = self._max_concurrent - len(self._groups)
-            if self._quarantine:
+            if self._doubted.is_set():
                 await asyncio.sleep(_PAUSE_S)
             elif room > 0:
                 leases = await self._ask(self._buffer.lease(self.name, self._engine.version, room, _ASK_S))
-                if leases and self._quarantine:  # which began while the buffer was asked
+                if leases and self._doubted.is_set():  # which began while the buffer was asked
                     unused = [GroupProgress(lease.key, lease.attempt) for lease in leases]
                     await self._ask(self._buffer.give_back(self.name, unused, "quarantined"))
                     continue
