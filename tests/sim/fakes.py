@@ -11,6 +11,7 @@ import numpy as np
 from disk import Mount
 from network import Network
 
+from rollout.engine import WeightsDisagree
 from rollout.records import FloatArray, GenerationRequest, IntArray, Segment, TrainingBatch
 from rollout.weights import WeightLayout, WeightSlot
 from verifiers.records import ScoreRequest, Verdict
@@ -24,12 +25,16 @@ _LAYOUT = WeightLayout.of([("weights", "float32", (1,))])
 class FakeEngine:
     """Samples `arithmetic.token` at its own pace; loads weights under requests in flight."""
 
-    def __init__(self, shared: SharedMemory, draw: random.Random, token_s: float) -> None:
+    def __init__(
+        self, shared: SharedMemory, draw: random.Random, token_s: float, refuses: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`refuses` says whether the checksums of a version that it is given are wrong."""
         self.version = 0
         self._weights = arithmetic.START
         self._shared = shared
         self._random = draw
         self._token_s = token_s
+        self._refuses = refuses
         self._aborted: set[str] = set()
         self._running: set[str] = set()
         self._loaded = asyncio.Event()
@@ -73,6 +78,8 @@ class FakeEngine:
         self._loaded.clear()
         try:
             await asyncio.sleep(self._random.random() * 0.05)
+            if self._refuses():
+                raise WeightsDisagree("checksums differ")
             self._weights = self._shared[slot.path]
             self.version = slot.version
         finally:

@@ -66,9 +66,14 @@ class Network:
             if self.random.random() < 0.5:
                 return
         self.later(self.delay(weather), message.arrive)
+        self.repeat(message, weather)
+
+    def repeat(self, message: "_Call", weather: Weather, to: Process | None = None) -> None:
+        """Bring it once more, perhaps; only to the process `to` if that is given."""
         if weather.twice and self.random.random() < weather.twice:
             self.faults.note("message twice")
             again = _Call(message.peer, message.method, message.args, message.kwargs, message.future, answered=True)
+            again.only = to
             self.later(self.random.random() * weather.late_s, again.arrive)
 
 
@@ -84,13 +89,22 @@ class Peer:
     """An object that lives in another process."""
 
     def __init__(
-        self, network: Network, address: Address, deadline_s: float, faulty: frozenset[str] = frozenset()
+        self,
+        network: Network,
+        address: Address,
+        deadline_s: float,
+        faulty: frozenset[str] = frozenset(),
+        repeated: frozenset[str] = frozenset(),
     ) -> None:
-        """Calls of the methods in `faulty` meet the network's weather; all others only its usual delay."""
+        """Calls of the methods in `faulty` meet the network's weather; all others only its usual delay.
+
+        Those in `repeated` may arrive twice, at the same process, and nothing worse.
+        """
         self.network = network
         self.address = address
         self.deadline_s = deadline_s
         self._faulty = faulty
+        self._repeated = repeated
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -110,8 +124,10 @@ class Peer:
         future = loop.create_future()
         timer = loop.call_later(self.deadline_s, self._give_up, future, method)
         future.add_done_callback(lambda _: timer.cancel())
-        weather = self.network.weather if method in self._faulty else CALM
-        self.network.send(_Call(self, method, args, kwargs, future), weather)
+        message = _Call(self, method, args, kwargs, future)
+        self.network.send(message, self.network.weather if method in self._faulty else CALM)
+        if method in self._repeated:
+            self.network.repeat(message, self.network.weather, to=self.address.process)
         return future
 
     def _give_up(self, future: "asyncio.Future[Any]", method: str) -> None:
@@ -123,7 +139,7 @@ class Peer:
 class _Call:
     """One message on its way, and its answer on the way back."""
 
-    __slots__ = ("answered", "args", "future", "kwargs", "method", "peer", "process")
+    __slots__ = ("answered", "args", "future", "kwargs", "method", "only", "peer", "process")
 
     def __init__(
         self, peer: Peer, method: str, args: Any, kwargs: Any, future: "asyncio.Future[Any]", answered: bool = False
@@ -132,6 +148,8 @@ class _Call:
         self.answered = answered
         """Nobody hears of its end (any more)."""
         self.process = peer.address.process
+        self.only: Process | None = None
+        """Another process at this address does not hear it."""
 
     def arrive(self) -> None:
         address, network = self.peer.address, self.peer.network
@@ -139,7 +157,7 @@ class _Call:
         network.digest = zlib.crc32(
             f"{network.loop.time():.9f} {self.process.name} {self.method}".encode(), network.digest
         )
-        if not self.process.alive:
+        if not self.process.alive or self.only not in (None, self.process):
             self.lost()
             return
         try:

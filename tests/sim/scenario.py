@@ -28,6 +28,8 @@ class Stop:
     seconds: float
     unreachable: bool
     """It cannot be killed meanwhile: a network partition. It comes back as a zombie."""
+    point: int = -1
+    """In the midst of its disk operations, at this point of its life, instead of at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Scenario:
     weather: Weather
     weather_until: float
     full_disk: tuple[float, float]
+    refusal: float
+    """How often an engine finds that the weights it was given are not those that were sent."""
 
     @classmethod
     def draw(cls, seed: int) -> "Scenario":
@@ -97,11 +101,12 @@ class Scenario:
             min_experts=r.choice((1, 2, 100)),
             checkpoint_every_s=r.choice((0.0, 2.0, 1e9)),
             deaths=tuple(_death(r) for _ in range(r.choice((0, 1, 1, 2, 2, 3, 4)))),
-            buffer_stop=_stop(r, 6) if r.random() < 0.1 else None,
+            buffer_stop=_buffer_stop(r) if r.random() < 0.2 else None,
             fates=tuple(_fate(r) for _ in range(5)),
             weather=weather,
             weather_until=r.uniform(2, 15),
             full_disk=(full_from, full_from + r.uniform(0.1, 3)) if r.random() < 0.12 else (0.0, 0.0),
+            refusal=r.choice((0.0, 0.0, 0.05)),
         )
 
 
@@ -119,6 +124,11 @@ def _fate(r: random.Random) -> WorkerFate:
     if draw < 0.45:
         return WorkerFate(token_s, stop=_stop(r, 8))
     return WorkerFate(token_s)
+
+
+def _buffer_stop(r: random.Random) -> Stop:
+    point = int(math.exp(r.uniform(math.log(10), math.log(800)))) if r.random() < 0.6 else -1
+    return Stop(r.uniform(0.2, 6), r.choice((4.0, 8.0)), unreachable=r.random() < 0.8, point=point)
 
 
 def _stop(r: random.Random, latest: float) -> Stop:

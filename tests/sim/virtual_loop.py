@@ -41,6 +41,10 @@ class Process:
         """It dies at this point; -1: it does not."""
         self.context = contextvars.copy_context()
         self.context.run(_PROCESS.set, self)
+        self.stops_at = -1
+        """It falls silent at this point of a disk operation, or at the first one after it."""
+        self.on_stop: Callable[[], None] = _nothing
+        """Called there; it returns when the process goes on."""
         self.parked: list[Handle] = []
         self.on_death: list[Callable[[], None]] = []
 
@@ -53,6 +57,9 @@ class Process:
         self.points += 1
         if self.points == self.dies_at:
             self.kill()
+        if 0 <= self.stops_at <= self.points and asyncio.current_task() is None:  # a thread of its own can wait
+            self.stops_at = -1
+            self.on_stop()
         if not self.alive:
             raise Crash(self.name)
 
@@ -130,10 +137,18 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             OutOfTime: When virtual time passes `deadline` first.
         """
         with self._current():
-            task = self.create_task(main, context=process.context)
+            self._deadline = deadline
+            self._main = task = self.create_task(main, context=process.context)
             while not task.done():
                 self._turn(deadline)
             return task.result()
+
+    def freeze(self, process: Process) -> None:
+        """SIGSTOP of the process whose thread calls this: the world goes on until it is resumed, or dead."""
+        process.stopped = True
+        while process.stopped and not self._main.done():
+            self._turn(self._deadline)
+        process.stopped = False
 
     def resume(self, process: Process) -> None:
         """SIGCONT: what the process had to do meanwhile, it does now."""

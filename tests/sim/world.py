@@ -43,6 +43,7 @@ _CALL_S = 2.0
 _STALL_S = 15.0
 _LEASE_S = 3.0
 _HEALTHY = WorkerFate(token_s=0.02)
+_SAID_TWICE = frozenset({"trained"})
 _FROM_WORKERS = frozenset({"lease", "report", "revoked", "give_back", "finish"})
 # What may end a run without being anybody's mistake: it is restarted. All else is a violation.
 _MISFORTUNE = (PeerLost, DeadlineExceeded, TimeoutError, JournalBroken, InUse, OSError)
@@ -239,7 +240,7 @@ class World:
             self.plan,
             self._scratch,
             RLoopSchedule(self.scenario.phases) if self.scenario.rft else RLOnly(self.scenario.phases),
-            self._peer("buffer", _STALL_S + _CALL_S),
+            Peer(self.network, self._addresses["buffer"], _STALL_S + _CALL_S, repeated=_SAID_TWICE),
             self._peer("learner", 10.0),
             self._peer("broadcaster", 20.0),
             mount,
@@ -308,7 +309,7 @@ class World:
     def _make_worker(self, name: str, fate: WorkerFate) -> RolloutWorker:
         return RolloutWorker(
             name,
-            lambda: FakeEngine(self._shared, self._random, fate.token_s),
+            lambda: FakeEngine(self._shared, self._random, fate.token_s, self._refused),
             lambda: arithmetic.decode,
             Peer(self.network, self._addresses["buffer"], _CALL_S, _FROM_WORKERS),
             self._verifiers,
@@ -339,6 +340,12 @@ class World:
             self.faults.note("death of " + process.name.rpartition("-")[0])
         self.say(f"{process.name} died")
 
+    def _refused(self) -> bool:
+        refused = self.network.weather is not CALM and self._random.random() < self.scenario.refusal
+        if refused:
+            self.faults.note("weights refused")
+        return refused
+
     def _stop_later(self, process: Process, stop: Stop) -> None:
         def fall_silent() -> None:
             if process.alive:
@@ -347,13 +354,20 @@ class World:
                 self.say(f"{process.name} falls silent")
                 self.network.later(stop.seconds, come_back)
 
+        def freeze() -> None:
+            fall_silent()
+            self.loop.freeze(process)
+
         def come_back() -> None:
             if process.alive:
                 self.faults.recent()
                 self.say(f"{process.name} is back")
                 self.loop.resume(process)
 
-        self.network.later(stop.at, fall_silent)
+        if stop.point < 0:
+            self.network.later(stop.at, fall_silent)
+        else:
+            process.stops_at, process.on_stop = stop.point, freeze
 
 
 @dataclass(frozen=True, slots=True)
