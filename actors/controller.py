@@ -15,24 +15,24 @@ no *trained* record says, did not happen.
 import asyncio
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.manifest import Manifest
-from actors.progress import Progress
+from actors.plan import Plan
+from actors.progress import Progress, still_to_come
 from actors.protocols import Broadcaster, Buffer, Learner
 from actors.records import EvalRow, RunStatus
-from actors.waiting import unless, while_progressing
-from rollout.config import EvalConfig
+from actors.waiting import unless, unless_failed, while_progressing
 from rollout.evaluation import summarize
 from rollout.records import FloatArray, GroupKey
 from rollout.storage import LocalDisk, Storage
 from rollout.weights import WeightSlot
-from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.config import OptimConfig, SFTConfig
+from trainer.directories import copy_directory
 from trainer.phases import Phase, PhaseScheduler
 
 logger = logging.getLogger(__name__)
@@ -51,28 +51,6 @@ class EvaluationFailed(RuntimeError):
 
 class NotTheStartingPolicy(RuntimeError):
     """A phase would have started from other weights than its schedule says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the controller needs to know of the configuration."""
-
-    schedule: ScheduleConfig
-    rl: OptimConfig
-    rft: SFTConfig
-    warmup: SFTConfig
-    eval: EvalConfig
-    warmup_dataset: str
-    """Demonstrations for the warm-up (a supervised Parquet file); empty when there is none."""
-    base_cache: str
-    """Where the base policy made by the warm-up is kept for the next run; empty for nowhere."""
-    seed: int
-    stall_s: float
-    """Seconds without any progress of the buffer after which the run gives up, saying what it waited for."""
-    checkpoint_every_s: float
-    config_digest: str
-    overlap_sync: bool = True
-    """Begin the next step while the engines still take the weights of the last."""
 
 
 class Controller:
@@ -104,7 +82,7 @@ class Controller:
         self._sync: asyncio.Task[None] | None = None  # the transfer under way
         self._saved_at = clock()
         self._progress = Progress(run_dir, plan.schedule.iterations, clock)
-        self._progress.still_to_come = self._still_to_come
+        self._progress.still_to_come = lambda: still_to_come(scheduler, self._manifest, plan.schedule.rl_steps)
         self._manifest = Manifest.load(self._storage) or Manifest(config_digest=plan.config_digest)
         if self._manifest.config_digest != plan.config_digest:
             raise ValueError(
@@ -179,7 +157,7 @@ class Controller:
             self._manifest = replace(self._manifest, digest=digest)
         await self._keep(phase.produces)
         if phase.kind == "warmup" and self._plan.base_cache:
-            _copy_directory(self._run_dir / "checkpoints" / phase.produces / "hf", Path(self._plan.base_cache))
+            copy_directory(self._run_dir / "checkpoints" / phase.produces / "hf", Path(self._plan.base_cache))
         await self._publish(digest)
         row = await self._evaluate(phase.produces, self._skipped or phase.title)
         self._commit(self._manifest.committed(digest, row))
@@ -396,24 +374,12 @@ class Controller:
         return await while_progressing(lambda: self._unless_stopped(ask(self._plan.stall_s)), progress)
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
-        if (result := await unless(self._stop, self._unless_sync_fails(work))) is not None:
+        if (result := await unless(self._stop, unless_failed(self._sync, work))) is not None:
             return result
         if self._manifest.phase is not None and self._progress.current.phase != "eval":
             await self._synced()
             await self._checkpoint()
         raise Interrupted(self._stop_reason)
-
-    async def _unless_sync_fails(self, work: Awaitable[T]) -> T:
-        """The result of `work`; a transfer under way that fails meanwhile is raised instead: nothing would come."""
-        task = asyncio.ensure_future(work)
-        try:
-            if self._sync:
-                await asyncio.wait((task, self._sync), return_when=asyncio.FIRST_COMPLETED)
-                if self._sync.done():
-                    self._sync.result()
-            return await task
-        finally:
-            task.cancel()
 
     # -- small things -----------------------------------------------------------------------------------------
 
@@ -425,28 +391,3 @@ class Controller:
 
     def _optim(self, phase: Phase) -> OptimConfig:
         return self._plan.rl if phase.kind == "rl" else self._sft(phase).optim
-
-    def _still_to_come(self) -> dict[str, float]:
-        """Steps and evaluations left after the current phase; RFT's steps are not known beforehand."""
-        left, done = {"rl": 0.0, "eval": 0.0}, [*self._manifest.done]
-        if current := self._manifest.phase:
-            done.append(current)
-            left["eval"] += 1
-        while phase := self._scheduler.next(done):
-            done.append(phase)
-            left["eval"] += 1
-            left["rl"] += self._plan.schedule.rl_steps if phase.kind == "rl" else 0
-        return left
-
-
-def _copy_directory(source: Path, target: Path) -> None:
-    """Copy atomically; an existing target wins, also one that another run makes at this moment."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-    shutil.copytree(source, scratch, dirs_exist_ok=True)
-    try:
-        scratch.rename(target)
-    except OSError:
-        shutil.rmtree(scratch)

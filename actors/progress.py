@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from actors.manifest import Manifest
 from actors.records import BufferStatus, PhaseKind, RunState, RunStatus
+from trainer.phases import PhaseScheduler
 
 _RATE_PICTURES = 20  # the generation rate is over the last so many pictures, about ten seconds
 
@@ -89,3 +91,16 @@ class Progress:
         if any(not self._units[kind] for kind, units in left.items() if units and kind != "rft"):
             return None
         return sum(units * self._seconds[k] / self._units[k] for k, units in left.items() if self._units[k])
+
+
+def still_to_come(scheduler: PhaseScheduler, manifest: Manifest, rl_steps: int) -> dict[str, float]:
+    """Steps and evaluations left after the current phase; RFT's steps are not known beforehand."""
+    left, done = {"rl": 0.0, "eval": 0.0}, [*manifest.done]
+    if manifest.phase:
+        done.append(manifest.phase)
+        left["eval"] += 1
+    while phase := scheduler.next(done):
+        done.append(phase)
+        left["eval"] += 1
+        left["rl"] += rl_steps if phase.kind == "rl" else 0
+    return left

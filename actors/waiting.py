@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -92,6 +92,19 @@ async def unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:
     finally:
         task.cancel()
         happened.cancel()
+
+
+async def unless_failed(background: "asyncio.Task[Any] | None", work: Awaitable[T]) -> T:
+    """The result of `work`; a task in the background that fails first is raised instead: it would wait for ever."""
+    task = asyncio.ensure_future(work)
+    try:
+        if background:
+            await asyncio.wait((task, background), return_when=asyncio.FIRST_COMPLETED)
+            if background.done():
+                background.result()
+        return await task
+    finally:
+        task.cancel()
 
 
 async def while_progressing(ask: Callable[[], Awaitable[T]], progress: Callable[[], Awaitable[int]]) -> T:

@@ -137,8 +137,9 @@ class Casting:
 
     def controller(self, materials: Materials, buffer: "Peer", ranks: "dict[str, Peer]", broadcaster: "Peer") -> "Peer":
         """The controller, which drives the others."""
-        from actors.controller import Controller, Plan
+        from actors.controller import Controller
         from actors.learner_group import LearnerGroup
+        from actors.plan import Plan
 
         config, recipe = self._config, materials.recipe
         plan = Plan(

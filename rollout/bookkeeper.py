@@ -5,15 +5,16 @@ Everything that happens to a group goes through here: checked by the ledger, kep
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from rollout.curation import GroupCurator
-from rollout.events import Discarded, Event, PayloadRef, Progressed, Refused, replay
+from rollout.events import Discarded, Event, PayloadRef, Progressed, Refused, Trained, replay
 from rollout.journal import Journal, read_payloads, read_pieces
 from rollout.ledger import Ledger
 from rollout.payloads import from_batch, pieces_from_batch, pieces_to_batch, to_batch
-from rollout.records import GroupKey, GroupProgress, Piece, Prompt, RolloutGroup
+from rollout.prompt_set import PromptSet
+from rollout.records import GroupKey, GroupProgress, Piece, RolloutGroup
 from rollout.storage import Storage
 from rollout.unfinished import Unfinished
 
@@ -81,6 +82,24 @@ class Bookkeeper:
     ) -> None:
         self.record(Refused(key, worker, attempt, what, self.ledger.state(key), tokens))
 
+    def steps_after(self, iteration: int, version: int, done_steps: int) -> list[Trained]:
+        """The recorded steps of an RL phase that a checkpoint of `done_steps` steps, at `version`, does not have.
+
+        Raises:
+            ValueError: When the checkpoint has steps that are not recorded.
+        """
+        steps = self.ledger.steps.get(iteration, [])
+        after = steps[done_steps:]
+        follows = after[0].version if after else version + 1
+        if done_steps > len(steps) or follows != version + 1:
+            raise ValueError(
+                f"the checkpoint has {done_steps} steps of RL phase {iteration} and version {version}, but {self} has "
+                f"{len(steps)} *trained* records"
+                + (f", the next of version {follows}" if after else "")
+                + "; checkpoint and journal are not of one run, restore both from the same copy"
+            )
+        return after
+
     # -- durability -------------------------------------------------------------------------------------------
 
     async def sync(self) -> None:
@@ -99,7 +118,7 @@ class Bookkeeper:
     # -- reading back -----------------------------------------------------------------------------------------
 
     async def groups(
-        self, keys: Collection[GroupKey], prompts: Mapping[str, Prompt], curator: GroupCurator | None
+        self, keys: Collection[GroupKey], prompts: PromptSet, curator: GroupCurator | None
     ) -> dict[GroupKey, RolloutGroup]:
         """Finished groups, as their curator made them when they came in."""
         await self.sync()
@@ -108,7 +127,7 @@ class Bookkeeper:
         def load() -> dict[GroupKey, RolloutGroup]:
             found = {}
             for ref, batch in read_payloads(self._storage, where):
-                group = from_batch(batch, prompts[where[ref].prompt_id])
+                group = from_batch(batch, prompts[where[ref]])
                 found[group.key] = (curator.on_group(group) if curator else None) or group
             return found
 

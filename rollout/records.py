@@ -190,6 +190,12 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
 
     @property
+    def version_span(self) -> tuple[int, int]:
+        """(oldest, newest) policy version among the sampled tokens; (-1, -1) without tokens."""
+        present = [r.response.versions for r in self.rollouts if len(r.response)]
+        return (min(int(v.min()) for v in present), max(int(v.max()) for v in present)) if present else (-1, -1)
+
+    @property
     def rewards(self) -> FloatArray:
         """[G'] rewards of the trainable siblings."""
         return np.array([r.verdict.reward for r in self.rollouts if r.trainable], np.float32)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,19 @@ def write_atomically(path: Path, text: str) -> None:
     _sync(draft)
     draft.replace(path)
     _sync(path.parent)
+
+
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy atomically; an existing target wins, also one that another run makes at this moment."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    shutil.copytree(source, scratch, dirs_exist_ok=True)
+    try:
+        scratch.rename(target)
+    except OSError:
+        shutil.rmtree(scratch)
 
 
 def make_durable(directory: Path) -> None:

@@ -23,7 +23,8 @@ from virtual_loop import Crash, Process, VirtualLoop
 
 from actors.broadcaster import WeightBroadcaster
 from actors.buffer import RolloutBuffer
-from actors.controller import Controller, Plan
+from actors.controller import Controller
+from actors.plan import Plan
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.config import EvalConfig, RolloutConfig

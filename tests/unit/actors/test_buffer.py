@@ -390,7 +390,7 @@ def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
         assert [lease.key for lease in leases] == [GroupKey("eval", 3, "e0"), GroupKey("eval", 3, "e1")]
         assert {(lease.num_samples, lease.sampling.temperature) for lease in leases} == {(4, 0.6)}
         await buffer.finish("w", 0, answer(leases[1], [0.0, None, 1.0, 1.0]))
-        with pytest.raises(TimeoutError, match=r"evaluation 3 is not complete .* 1 of 2 prompts .*w runs 1 groups"):
+        with pytest.raises(TimeoutError, match=r"no evaluation .* 1 of 2 prompts of evaluation 3 .*w runs 1 groups"):
             await buffer.eval_result(0.01)
         waiting = asyncio.create_task(buffer.eval_result(5))
         await buffer.finish("w", 0, answer(leases[0], [0.0, 0.0, 0.0, 0.0]))

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.controller import Controller, EvaluationFailed, NotTheStartingPolicy, Plan
+from actors.controller import Controller, EvaluationFailed, NotTheStartingPolicy
 from actors.manifest import Manifest
+from actors.plan import Plan
 from actors.records import BufferStatus
 from actors.waiting import PeerLost
 from rollout.config import EvalConfig

@@ -1,0 +1,28 @@
+"""What the controller is told once, at its start."""
+
+from dataclasses import dataclass
+
+from rollout.config import EvalConfig
+from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the controller needs to know of the configuration."""
+
+    schedule: ScheduleConfig
+    rl: OptimConfig
+    rft: SFTConfig
+    warmup: SFTConfig
+    eval: EvalConfig
+    warmup_dataset: str
+    """Demonstrations for the warm-up (a supervised Parquet file); empty when there is none."""
+    base_cache: str
+    """Where the base policy made by the warm-up is kept for the next run; empty for nowhere."""
+    seed: int
+    stall_s: float
+    """Seconds without any progress of the buffer after which the run gives up, saying what it waited for."""
+    checkpoint_every_s: float
+    config_digest: str
+    overlap_sync: bool = True
+    """Begin the next step while the engines still take the weights of the last."""

@@ -1,0 +1,94 @@
+"""Who generates what: hands groups out, hears how they are getting on, takes them back.
+
+One thread, no waiting: the buffer (`actors.buffer`) waits, and makes durable what is booked here.
+"""
+
+import logging
+from collections.abc import Callable
+
+from rollout.bookkeeper import Bookkeeper
+from rollout.buffer_state import EvalPhase, RLPhase
+from rollout.config import RolloutConfig
+from rollout.events import Leased, Released
+from rollout.leases import Leases
+from rollout.prompt_set import PromptSet
+from rollout.records import GroupKey, GroupProgress, Lease, Sampling
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseDesk:
+    """Leases of the phase under way."""
+
+    def __init__(
+        self,
+        books: Bookkeeper,
+        prompts: PromptSet,
+        config: RolloutConfig,
+        seed: int,
+        timeout_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._books = books
+        self._prompts = prompts
+        self._config = config
+        self._seed = seed
+        self.out = Leases(timeout_s, clock)
+        self.workers: set[str] = set()
+        """Who has asked for work, and is not known to be gone."""
+        self.expired = 0
+        """Leases that were not renewed in time."""
+        self.reported = 0
+        """Tokens that came in with reports."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """Groups that the workers have room for."""
+        return self._config.max_concurrent * len(self.workers)
+
+    def grant(self, phase: RLPhase | EvalPhase, worker: str, max_groups: int) -> list[Lease]:
+        """What the phase allows now; leases that were not renewed in time are free before."""
+        for key in self.out.expired():
+            self.expired += 1
+            logger.warning("the lease of %s expired: it is leased again", key)
+            self.take_back(phase, key, "expired")
+        return [self._lease(phase, worker, key) for key in phase.take(max_groups, self.max_in_flight)]
+
+    def hear(self, worker: str, progress: GroupProgress) -> bool:
+        """Keep what a report says of a group; False when the worker does not hold this lease (any more)."""
+        if not self._books.ledger.holds(worker, progress.key, progress.attempt):
+            self._books.refuse(worker, progress)
+            return False
+        self.out.renew(progress.key)
+        self.reported += self._books.progress(worker, progress)
+        return True
+
+    def take_back(self, phase: RLPhase | EvalPhase, key: GroupKey, reason: str) -> None:
+        """A lease ends without a result; what is known of the group's answers is kept."""
+        self._books.record(Released(key, reason))
+        self.out.end(key)
+        phase.put_back(key)
+
+    def describe(self) -> str:
+        """Who has what, for messages."""
+        return self.out.describe() if self.workers else "no worker has asked for work"
+
+    def _lease(self, phase: RLPhase | EvalPhase, worker: str, key: GroupKey) -> Lease:
+        self._discard_unusable(phase, key)
+        attempt = self._books.ledger.attempts(key)
+        self._books.record(Leased(key, worker, attempt))
+        self.out.grant(worker, key)
+        samples, temperature = self._config.group_size, self._config.temperature
+        if isinstance(phase, EvalPhase):
+            samples, temperature = phase.samples, phase.temperature
+        sampling = Sampling(self._config.max_new_tokens, temperature, self._seed)
+        return Lease(key, self._prompts[key], samples, sampling, attempt, self._books.unfinished.pieces(key))
+
+    def _discard_unusable(self, phase: RLPhase | EvalPhase, key: GroupKey) -> None:
+        """Let samples start again whose tokens would be too old to be trained, or must be drawn in one go."""
+        unfinished = self._books.unfinished
+        if self._config.deterministic:
+            self._books.discard(key, unfinished.samples(key), "deterministic")
+        elif isinstance(phase, RLPhase):
+            stale = unfinished.stale_samples(key, phase.version, self._config.max_staleness)
+            self._books.discard(key, stale, "stale")
