@@ -23,6 +23,7 @@ from actors.scoring import Scoring
 from actors.waiting import DeadlineExceeded, PeerLost, within
 from rollout.answer_log import AnswerLog
 from rollout.engine import Engine, EngineDead
+from rollout.event_log import JournalBroken
 from rollout.records import (
     FloatArray,
     GenerationRequest,
@@ -235,10 +236,11 @@ class RolloutWorker:
     async def _ask(self, call: Awaitable[T]) -> T | None:
         """The buffer's answer; None when it gave none.
 
-        A buffer that is lost is being replaced, and knows nothing of what runs here: it is dropped.
+        A buffer that is lost, or whose journal broke, is being replaced, and knows nothing of what runs here: it is
+        dropped.
 
         Raises:
-            PeerLost: No buffer came back in time.
+            PeerLost, JournalBroken: No buffer that works came back in time.
         """
         clock = asyncio.get_running_loop().time
         try:
@@ -246,7 +248,7 @@ class RolloutWorker:
         except DeadlineExceeded as error:
             logger.warning("%s", error)
             return None
-        except PeerLost as error:
+        except (PeerLost, JournalBroken) as error:
             self._lost_since = self._lost_since or clock()
             if clock() - self._lost_since > self._buffer_patience_s:
                 raise

@@ -11,6 +11,7 @@ import pytest
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.engine import EngineDead
+from rollout.event_log import JournalBroken
 from rollout.records import (
     FinishReason,
     GenerationRequest,
@@ -335,13 +336,14 @@ def test_an_interrupted_group_is_given_back_with_every_token():
     assert buffer.finished == []
 
 
-def test_a_worker_outlives_its_buffer():
+@pytest.mark.parametrize("error", [PeerLost("buffer died during report"), JournalBroken("the disk is full")])
+def test_a_worker_outlives_its_buffer(error):
     engine, buffer = FakeEngine(tokens=50, pause=0.002), FakeBuffer(4)
     report, answers = buffer.report, iter([True, False])
 
     async def lost_once(worker, progress):
         if not next(answers, True):
-            raise PeerLost("buffer died during report")
+            raise error
         return await report(worker, progress)
 
     buffer.report = lost_once
