@@ -20,11 +20,13 @@ from rollout.records import (
     Lease,
     Piece,
     Prompt,
+    Rollout,
     RolloutGroup,
     Sampling,
     Segment,
 )
 from rollout.seeds import sample_seed
+from rollout.workflows import single_turn
 from verifiers.records import ScoreRequest, Verdict
 
 PROMPT = Prompt(id="p0", text="2+2=", token_ids=(5, 6), reference="4")
@@ -125,7 +127,7 @@ class FakeVerifiers:
         return [Verdict(1.0, "correct", "fake", "1") for _ in requests]
 
 
-def run(engine, buffer, verifiers, until, max_concurrent=2, patience=0.3):
+def run(engine, buffer, verifiers, until, max_concurrent=2, patience=0.3, workflow=single_turn):
     async def main() -> RolloutWorker:
         worker = RolloutWorker(
             "w0",
@@ -137,6 +139,7 @@ def run(engine, buffer, verifiers, until, max_concurrent=2, patience=0.3):
             0.02,
             0.3,
             patience,
+            workflow,
         )
         await worker.start()
         async with asyncio.timeout(5):
@@ -316,6 +319,34 @@ def test_an_answer_goes_on_from_what_the_lease_brings_and_its_budget_shrinks():
     assert second.verdict == verdict  # kept
     assert third.verdict.reward == 1.0
     assert len(verifiers.requests) == 2
+
+
+def test_a_workflow_of_several_steps_replays_what_is_known_and_goes_on_where_it_stopped():
+    async def two_turns(lease: Lease, context) -> RolloutGroup:
+        rollouts = []
+        for index in range(lease.num_samples):
+            prompt = np.array(lease.prompt.token_ids, np.int32)
+            draft = await context.generate("draft", index, prompt)
+            asked_again = np.concatenate([prompt, draft.token_ids, np.array([77], np.int32)])
+            answer = await context.generate("final", index, asked_again)
+            verdict = await context.score("final", index, answer)
+            mask = np.ones(len(answer), np.bool_)
+            rollouts.append(Rollout("p0", index, asked_again, answer, mask, verdict, "finished"))
+        return RolloutGroup(lease.key, lease.prompt, tuple(rollouts))
+
+    buffer, engine = FakeBuffer(1), FakeEngine(tokens=2)
+    draft, part = Segment.of([1, 2], [-1.0] * 2, [0, 0], "stop"), Segment.of([3], [-1.0], [0], None)
+    buffer.left = [
+        replace(buffer.left[0], num_samples=2, pieces=(Piece(0, "draft", 0, draft), Piece(0, "final", 0, part)))
+    ]
+    run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 1, workflow=two_turns)
+    assert [r.prompt_ids.tolist() for r in engine.requests] == [
+        [5, 6, 1, 2, 77, 3],  # sample 0: its draft is known, and the first token of what follows
+        [5, 6],
+        [5, 6, 0, 1, 77],
+    ]
+    assert len({r.seed for r in engine.requests}) == 3  # each call draws numbers of its own
+    assert buffer.finished[0].rollouts[0].response.token_ids.tolist() == [3, 0, 1]
 
 
 def test_an_interrupted_group_is_given_back_with_every_token():
