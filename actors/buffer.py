@@ -81,6 +81,7 @@ class RolloutBuffer:
         self._tokens = 0
         self._dropped: Counter[str] = Counter()
         self._changes = Changes()
+        self._books.on_broken = self._changes.notify
         self._tidying: asyncio.Task[None] | None = None
 
     # -- phases -----------------------------------------------------------------------------------------------
@@ -304,6 +305,7 @@ class RolloutBuffer:
         phase = self._phase
         if not isinstance(phase, RLPhase):
             raise RuntimeError("there is no batch outside RL and supervised phases; call begin_rl or begin_sft first")
+        self._books.require_whole()
         for key in [] if phase.recorded else phase.drop_stale():
             self._drop(key, "stale")
             self._changes.notify()  # there is room for a replacement
@@ -346,6 +348,7 @@ class RolloutBuffer:
         phase = self._phase
         if not isinstance(phase, EvalPhase):
             raise RuntimeError("there is no evaluation under way; call begin_eval first")
+        self._books.require_whole()
         counts = phase.result()
         if counts is not None:
             return counts

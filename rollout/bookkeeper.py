@@ -5,10 +5,11 @@ Everything that happens to a group goes through here: checked by the ledger, kep
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from rollout.curation import GroupCurator
+from rollout.event_log import JournalBroken
 from rollout.events import Discarded, Event, PayloadRef, Progressed, Refused, Trained, replay
 from rollout.journal import Journal, read_payloads, read_pieces
 from rollout.ledger import Ledger
@@ -33,6 +34,8 @@ class Bookkeeper:
         self._journal = Journal(storage, data_fingerprint)
         self.ledger = Ledger(replay(storage))
         self.unfinished = Unfinished()
+        self.on_broken: Callable[[], None] = lambda: None
+        """Called whenever the journal turns out to be broken."""
 
     def __str__(self) -> str:
         return str(self._storage)
@@ -104,7 +107,15 @@ class Bookkeeper:
 
     async def sync(self) -> None:
         """Return once everything that happened so far is durable."""
-        await self._journal.sync()
+        try:
+            await self._journal.sync()
+        except JournalBroken:
+            self.on_broken()
+            raise
+
+    def require_whole(self) -> None:
+        """Raise `JournalBroken` once a write has failed."""
+        self._journal.require_whole()
 
     async def compact(self) -> None:
         """Turn what is written into its small, closed form; pieces that nothing needs any more go."""

@@ -88,6 +88,11 @@ class Journal:
             self._flusher = asyncio.create_task(self._flush())
         await waiter
 
+    def require_whole(self) -> None:
+        """Raise `JournalBroken` once a write has failed: from then on nothing here can be promised."""
+        if self._failure:
+            raise self._broken(self._failure)
+
     async def compact(self, keep_pieces: Collection[PayloadRef] | None = None) -> None:
         """Turn the segments written so far into Parquet; what is added from now on goes to new ones.
 

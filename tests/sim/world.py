@@ -49,6 +49,7 @@ _FROM_WORKERS = frozenset({"lease", "report", "revoked", "give_back", "finish"})
 # What may end a run without being anybody's mistake: it is restarted. All else is a violation.
 _MISFORTUNE = (PeerLost, DeadlineExceeded, TimeoutError, JournalBroken, InUse, OSError)
 _EXCUSE_S = 12.0  # a fault may be felt so much later: less than a stall takes to be noticed
+_BROKEN_S = _STALL_S + 5.0  # a journal that a full disk broke stays broken until its writer is replaced
 
 
 class Unexcused(AssertionError):
@@ -157,7 +158,8 @@ class World:
 
     def _excuse(self, error: Exception) -> None:
         """A misfortune follows a fault; a file that is missing is nobody's misfortune."""
-        if self.faults.calm_s() > _EXCUSE_S or isinstance(error, FileNotFoundError | FileExistsError):
+        patience = _BROKEN_S if isinstance(error, JournalBroken) else _EXCUSE_S
+        if self.faults.calm_s() > patience or isinstance(error, FileNotFoundError | FileExistsError):
             raise Unexcused(
                 f"{type(error).__name__}, {self.faults.calm_s():.1f} s after the last fault: {error}"
             ) from error

@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+import errno
 import gc
 import re
 import time
@@ -14,6 +15,7 @@ from actors.buffer import RolloutBuffer
 from rollout.buffer_state import NothingToTrain, TooManyFailures
 from rollout.config import RolloutConfig
 from rollout.datasets import write_supervised
+from rollout.event_log import JournalBroken
 from rollout.events import Finished, Refused, Trained, replay
 from rollout.ledger import Ledger
 from rollout.records import (
@@ -818,3 +820,29 @@ def test_workers_that_run_at_once_never_break_the_bound(tmp_path: Path):
         )  # the fold is the state
 
     run(test)
+
+
+class FullDisk(LocalDisk):
+    """Has room for the log, and for no answers."""
+
+    def create(self, name: str):
+        if name.startswith("segment"):
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return super().create(name)
+
+
+def test_whoever_waits_for_a_batch_hears_at_once_that_the_journal_broke(tmp_path):
+    async def body() -> None:
+        config = RolloutConfig(group_size=2, groups_per_step=2, max_staleness=0, max_concurrent=8)
+        buffer = RolloutBuffer(FullDisk(tmp_path), TRAIN, HELD_OUT, config, 5, 30.0)
+        await buffer.begin_rl(0, 2, 0)
+        batch = asyncio.create_task(buffer.next_batch(60.0))
+        [lease] = await buffer.lease("w0", 0, 1, 0.0)
+        with pytest.raises(JournalBroken):
+            await buffer.finish("w0", lease.attempt, answer(lease))
+        with pytest.raises(JournalBroken, match="cannot be written: .*no space left"):
+            await asyncio.wait_for(batch, 5)
+        with pytest.raises(JournalBroken):
+            await buffer.close()
+
+    run(body)
