@@ -840,7 +840,7 @@ def test_whoever_waits_for_a_batch_hears_at_once_that_the_journal_broke(tmp_path
         [lease] = await buffer.lease("w0", 0, 1, 0.0)
         with pytest.raises(JournalBroken):
             await buffer.finish("w0", lease.attempt, answer(lease))
-        with pytest.raises(JournalBroken, match="cannot be written: .*no space left"):
+        with pytest.raises(JournalBroken, match=r"cannot be written: .*no space left"):
             await asyncio.wait_for(batch, 5)
         with pytest.raises(JournalBroken):
             await buffer.close()
