@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.pulse import Pulse
+from actors.pulse import Doing, Pulse
 from actors.waiting import Wait
 
 _STACK_LINES = 30
@@ -45,7 +45,7 @@ def explain(
     ] or ["  nobody waits for anybody"]
     lines += ["", "what each is doing:"]
     for pulse in pulses:
-        doing = ", ".join(f"{one.method} for {one.age_s:.1f} s" for one in pulse.doing) or "nothing"
+        doing = ", ".join(_by_method(pulse.doing)) or "nothing"
         blocked = f"; its event loop has stood still for {pulse.blocked_s:.1f} s" if pulse.blocked_s > 1 else ""
         lines.append(f"  {pulse.name} (process {pulse.process_id}, {pulse.stamp} done): {doing}{blocked}")
     lines += ["", "who is silent:"] + ([line for one in silent for line in _silence(one, logs)] or ["  nobody"])
@@ -55,6 +55,17 @@ def explain(
 def state_in_words(state: str) -> str:
     """What `prod` told, as half a sentence."""
     return f"its process is {_STATES.get(state, 'running')} (state {state})" if len(state) == 1 else state
+
+
+def _by_method(doing: Iterable[Doing]) -> list[str]:
+    """A phrase per method, however many calls of it there are: a worker generates thousands of answers at once."""
+    ages: dict[str, list[float]] = {}
+    for one in doing:
+        ages.setdefault(one.method, []).append(one.age_s)
+    return [
+        f"{method} for {max(of):.1f} s" if len(of) == 1 else f"{len(of)} × {method}, the longest for {max(of):.1f} s"
+        for method, of in ages.items()
+    ]
 
 
 def _silence(one: Silent, logs: Path) -> list[str]:

@@ -9,7 +9,7 @@ def pulse(name: str, doing: tuple[Doing, ...] = (), waits: tuple[Wait, ...] = ()
 
 def test_a_stall_is_explained_by_waits_work_and_silence(tmp_path):
     (tmp_path / "rollout-worker-0.stacks").write_text("\n".join(f"line {i}" for i in range(50)))
-    worker = pulse("rollout-worker-0")
+    worker = pulse("rollout-worker-0", (Doing("generate", 30.0), Doing("probe", 2.0), Doing("generate", 31.0)))
     text = explain(
         "no progress for 120 s",
         [
@@ -36,7 +36,7 @@ def test_a_stall_is_explained_by_waits_work_and_silence(tmp_path):
         "what each is doing:",
         "  broadcaster (process 4711, 12 done): nothing; its event loop has stood still for 3.5 s",
         "  controller (process 4711, 12 done): run for 300.0 s",
-        "  rollout-worker-0 (process 4711, 12 done): nothing",
+        "  rollout-worker-0 (process 4711, 12 done): 2 × generate, the longest for 31.0 s, probe for 2.0 s",
         "",
         "who is silent:",
         "  rollout-worker-0, process 4711, not heard of for 31.2 s, its process is stopped (state T)",
