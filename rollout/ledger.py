@@ -120,7 +120,7 @@ class Ledger:
         """
         match event:
             case Opened():
-                pass  # leases of a dead writer end when the next phase begins
+                self._end_leases()  # their writer is dead: a report that comes late finds them gone
             case PhaseBegun():
                 self._begin(event)
             case Leased():
@@ -160,6 +160,9 @@ class Ledger:
 
     def _begin(self, event: PhaseBegun) -> None:
         self._phase = event
+        self._end_leases()
+
+    def _end_leases(self) -> None:
         for entry in self.entries.values():
             if entry.state == "leased":
                 entry.state = "free"

@@ -846,3 +846,16 @@ def test_whoever_waits_for_a_batch_hears_at_once_that_the_journal_broke(tmp_path
             await buffer.close()
 
     run(body)
+
+
+def test_a_lease_of_the_last_writer_is_no_more_also_before_a_phase_begins(tmp_path):
+    async def body() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_rl(0, 2, 0)
+        [lease, other] = await buffer.lease("w0", 0, 2, 0.0)
+        await buffer.close()
+        buffer = make(tmp_path)
+        assert await buffer.report("w0", [GroupProgress(lease.key, lease.attempt)]) == [lease.key]
+        assert not await buffer.finish("w0", other.attempt, answer(other))
+
+    run(body)
