@@ -1,5 +1,6 @@
 """One seed: draw, run, check."""
 
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -24,12 +25,14 @@ class Outcome:
     seconds: float = 0.0
     """Virtual."""
     faults: Counter[str] = field(default_factory=Counter)
+    cpu_s: float = 0.0
     digest: int = 0
     """Of the schedule: two runs of a seed agree in it or did not do the same."""
 
 
 def run_seed(seed: int, scratch: Path, tell: Callable[[str], None] | None = None) -> Outcome:
-    """Run a seed and judge it."""
+    """Run a seed and judge it. `scratch` is a folder for files that decide nothing; it is removed."""
+    began = time.process_time()
     scenario = Scenario.draw(seed)
     if tell:
         tell(str(scenario))
@@ -44,6 +47,7 @@ def run_seed(seed: int, scratch: Path, tell: Callable[[str], None] | None = None
             tell(traceback.format_exc())
     outcome.lives, outcome.callbacks, outcome.seconds = world.lives, world.loop.callbacks, world.loop.time()
     outcome.faults, outcome.digest = world.faults.counts, world.network.digest
+    outcome.cpu_s = time.process_time() - began
     return outcome
 
 
