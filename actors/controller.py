@@ -324,7 +324,7 @@ class Controller:
         counts = await self._patiently(self._buffer.eval_result, f"evaluation of {weights}")
         await self._buffer.end_phase()
         metrics = summarize(counts, plan.ks)
-        if metrics["failed_frac"] > _MOST_FAILED:
+        if metrics.get("failed_frac", 0.0) > _MOST_FAILED:
             replace(self._manifest, failed_evals=self._manifest.failed_evals + 1).save(self._storage)
             raise EvaluationFailed(
                 f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import psutil
 import ray
 import ray.exceptions
+from ray import cloudpickle
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -31,6 +32,7 @@ from rollout.records import BatchInfo
 C = TypeVar("C")
 
 NAMESPACE = "rloop"
+_INLINE_BYTES = 50_000
 _PULSE = "pulse"  # the concurrency group that answers while the actor's own thread is busy
 _FOREVER = -1  # Ray's word for as many restarts as it takes
 _PROD_TIMEOUT_S = 10.0
@@ -146,11 +148,12 @@ def host(
     """
 
     class Hosted(cls, _Hosted):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
+        def __init__(self, packed: bytes | str) -> None:
             name_this_process(name)
             _write_output_to(log_file)
             _write_stacks_to(stacks_file(log_file))
             self.vitals = Vitals()
+            args, kwargs = _unpack(packed)
             super().__init__(*args, **kwargs)
 
     for method, noting in with_vitals(cls).items():
@@ -170,8 +173,31 @@ def host(
         group, bundle = gang
         options["num_cpus"] = 1
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-    handle = ray.remote(concurrency_groups={_PULSE: 1})(Hosted).options(**options).remote(*args, **kwargs)
+    handle = ray.remote(concurrency_groups={_PULSE: 1})(Hosted).options(**options).remote(_pack(args, kwargs, log_file))
     return peer(handle, name, deadline_s)
+
+
+def _pack(args: tuple[Any, ...], kwargs: dict[str, Any], log_file: str) -> bytes | str:
+    """Constructor arguments as bytes, or the name of a file with them beside the log.
+
+    Ray keeps arguments that are large, or hold actors, in its object store, from where they may be gone when a process
+    is to be started again.
+    """
+    packed = cloudpickle.dumps((args, kwargs))
+    if len(packed) <= _INLINE_BYTES:
+        return packed
+    path = os.path.splitext(log_file)[0] + ".arguments"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(packed)
+    return path
+
+
+def _unpack(packed: bytes | str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(packed, str):
+        with open(packed, "rb") as file:
+            packed = file.read()
+    return cloudpickle.loads(packed)  # type: ignore[no-any-return]
 
 
 def stacks_file(log_file: str) -> str:

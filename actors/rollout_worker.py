@@ -122,7 +122,12 @@ class RolloutWorker:
                 loop.result()
         if not self._engine.pids():
             raise EngineDead("the engine process is gone")
-        return {"running": float(len(self._groups)), "tokens": float(self._tokens), "version": self._engine.version}
+        return {
+            "running": float(len(self._groups)),
+            "requests": float(sum(len(running.requests) for running in self._groups.values())),
+            "tokens": float(self._tokens),
+            "version": float(self._engine.version),
+        }
 
     async def load_weights(self, slot: WeightSlot) -> int:
         """Swap weights under the requests in flight; returns the version that new tokens carry."""
