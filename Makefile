@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.rloop-installed
 
-.PHONY: help setup demo test check unit ray engine e2e format lock clean
+.PHONY: help setup demo test check unit ray engine e2e chaos sim format lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -18,7 +18,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml deploy/install.sh
 demo: $(STAMP) ## The main job, end to end, on this machine (about six minutes)
 	$(BIN)/rloop train recipes/demo.yaml
 
-test: check ray engine e2e ## All tests
+test: check sim ray engine e2e chaos ## All tests
 
 check: $(STAMP) ## Format, lint, types, import rules, unit tests
 	$(BIN)/ruff format --check .
@@ -29,6 +29,12 @@ check: $(STAMP) ## Format, lint, types, import rules, unit tests
 
 ray engine e2e: $(STAMP) ## One tier of tests
 	$(BIN)/python -m pytest tests/$@ -q
+
+chaos: $(STAMP) ## Whole runs under fire: the tests, or with N=32 [SEED=0] so many trials and a table
+	$(BIN)/python $(if $(N),tests/chaos/campaign.py $(N) $(addprefix --seed ,$(SEED)),-m pytest tests/chaos -q)
+
+sim: $(STAMP) ## Simulated runs under faults: the tests, or with N=5000 so many seeds and a report, or one SEED=123
+	$(BIN)/python $(if $(N)$(SEED),tests/sim/many_seeds.py $(N) $(addprefix --seed ,$(SEED)),-m pytest tests/sim -q)
 
 format: $(STAMP) ## Format and fix what ruff can fix
 	$(BIN)/ruff format .

@@ -1,0 +1,51 @@
+"""Two whole runs of one recipe: one is left alone, in the other somebody dies or hangs again and again."""
+
+import random
+import signal
+
+import pytest
+from findings import same_distribution
+from siege import Outcome, Shot, besiege
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # on a busy machine; three to four minutes on two idle cores
+
+SEED = 3
+FALSE_ALARM = 1e-3
+PHASES = ["schedule.iterations=2", "schedule.rl_steps=25"]
+CORE = ("buffer", "controller", "learner rank", "broadcaster")
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> Outcome:
+    return besiege(tmp_path_factory.mktemp("runs") / "untouched", SEED, [], PHASES)
+
+
+@pytest.fixture(scope="module")
+def besieged(tmp_path_factory) -> Outcome:
+    draw = random.Random(SEED)
+    shots = [
+        *(Shot(victim, signal.SIGKILL) for victim in ("worker", "engine", "scorer", draw.choice(CORE))),
+        *(Shot(victim, signal.SIGSTOP) for victim in ("worker", draw.choice(CORE))),
+    ]
+    return besiege(tmp_path_factory.mktemp("runs") / "besieged", SEED, draw.sample(shots, len(shots)), PHASES, print)
+
+
+def test_a_run_without_faults_ends_well(untouched):
+    assert (untouched.trouble, untouched.finding.verdict) == ("", "")
+
+
+def test_the_run_survives_every_hit_and_leaves_no_process_behind(besieged):
+    assert besieged.trouble == ""
+    assert len(besieged.hits) >= 5  # it may have been over before the last
+    assert all(hit.survived for hit in besieged.hits)
+
+
+def test_the_balance_closes_with_nothing_lost_and_nothing_trained_twice(besieged):
+    finding = besieged.finding
+    assert (finding.verdict, finding.lost, finding.doubled) == ("", 0, 0)
+
+
+def test_faults_do_not_change_how_long_trained_answers_are(untouched, besieged):
+    alone, under_faults = untouched.finding.trained, besieged.finding.trained
+    assert alone.total() >= 16 * 50 * 0.95 <= under_faults.total()  # siblings without a verdict are left out
+    assert same_distribution(alone, under_faults) >= FALSE_ALARM
