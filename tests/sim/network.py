@@ -122,9 +122,8 @@ class Peer:
             raise Crash("a dead process sends nothing")
         loop = self.network.loop
         future = loop.create_future()
-        timer = loop.call_later(self.deadline_s, self._give_up, future, method)
-        future.add_done_callback(lambda _: timer.cancel())
         message = _Call(self, method, args, kwargs, future)
+        message.deadline = loop.call_later(self.deadline_s, self._give_up, future, method, context=self.network.context)
         self.network.send(message, self.network.weather if method in self._faulty else CALM)
         if method in self._repeated:
             self.network.repeat(message, self.network.weather, to=self.address.process)
@@ -139,7 +138,7 @@ class Peer:
 class _Call:
     """One message on its way, and its answer on the way back."""
 
-    __slots__ = ("answered", "args", "future", "kwargs", "method", "only", "peer", "process")
+    __slots__ = ("answered", "args", "deadline", "future", "kwargs", "method", "only", "peer", "process")
 
     def __init__(
         self, peer: Peer, method: str, args: Any, kwargs: Any, future: "asyncio.Future[Any]", answered: bool = False
@@ -150,6 +149,8 @@ class _Call:
         self.process = peer.address.process
         self.only: Process | None = None
         """Another process at this address does not hear it."""
+        self.deadline: Any = None
+        """When its caller gives up."""
 
     def arrive(self) -> None:
         address, network = self.peer.address, self.peer.network
@@ -187,10 +188,12 @@ class _Call:
             network.later(network.random.random() * network.weather.delay_s, self._break)
 
     def _break(self) -> None:
+        self.deadline.cancel()
         if not self.future.done():
             self.future.set_exception(PeerLost(f"{self.process.name} died during {self.method}"))
 
     def _reply(self, task: "asyncio.Task[Any]") -> None:
+        self.deadline.cancel()
         if self.future.done():
             return
         if task.cancelled():

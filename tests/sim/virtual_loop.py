@@ -211,10 +211,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.callbacks += 1
         try:
             handle.context.run(handle.callback, *handle.args)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            # a callback that fails ends nothing, as in asyncio
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a callback that fails ends nothing, as in asyncio
+            pass
         if process is not None:
             process.points += 1
             if process.points == process.dies_at:
@@ -250,7 +250,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
         handle = Handle(callback, args, context, when)
-        self._pushed += 1
+        self._pushed += 1  # equal times keep their order
         heappush(self._timers, (when, self._pushed, handle))
         return handle
 

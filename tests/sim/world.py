@@ -28,7 +28,7 @@ from actors.plan import Plan
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.config import EvalConfig, RolloutConfig
-from rollout.engine import EngineDead
+from rollout.engine import EngineDead, WeightsDisagree
 from rollout.event_log import JournalBroken
 from rollout.records import Prompt
 from rollout.storage import InUse
@@ -283,7 +283,7 @@ class World:
         """Await something of a worker; when it fails, the worker is given up."""
         try:
             await call
-        except (*_MISFORTUNE, EngineDead) as error:
+        except (*_MISFORTUNE, EngineDead, WeightsDisagree) as error:
             self.say(f"{name} is given up: {type(error).__name__}: {error}")
             self._excuse(error)
             await self._dismiss(name)
