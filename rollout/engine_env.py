@@ -25,3 +25,6 @@ CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 GPU_ENGINE_ENV: dict[str, str] = dict(_ANY_DEVICE)
 """For an engine on GPUs."""
+
+SHARED_GPU_ENGINE_ENV: dict[str, str] = GPU_ENGINE_ENV | {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+"""For an engine that takes weights by CUDA-IPC: it unpickles the handles that its own run's learner sends."""

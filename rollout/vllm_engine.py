@@ -1,8 +1,8 @@
 """vLLM as a `rollout.engine.Engine`. No object or exception of vLLM leaves it.
 
 This half lives in the owner (a rollout worker); `rollout.vllm_worker` is the other, in the engine process that the
-owner spawns, where weights are copied out of a file laid out as `rollout.weights` says. No other file imports vllm.
-It never decides what to generate, and who fills the file is not its business.
+owner spawns, where weights are copied out of a file laid out as `rollout.weights` says, unless the learner pushes them
+there (`rollout.weight_inlet`). It never decides what to generate, and who fills the file is not its business.
 
 Set `rollout.engine_env.ENGINE_ENV` in the process before importing this.
 """
@@ -15,10 +15,11 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
-from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.outputs import CompletionOutput
@@ -33,7 +34,9 @@ from rollout.engine import EngineDead
 from rollout.leash import Leash
 from rollout.memory_file import mapped
 from rollout.records import FloatArray, GenerationRequest, IntArray, Segment
+from rollout.transports import PUSHED, Transport
 from rollout.weight_check import check_file, check_tensors, checkpoint_tensors
+from rollout.weight_inlet import WeightInlet
 from rollout.weight_landing import WeightLanding
 from rollout.weight_sums import compare, promised
 from rollout.weights import WeightSlot
@@ -57,16 +60,25 @@ class VllmEngine:
         config: The `rollout.engine` section of the run file.
         context_length: Longest prompt plus answer, in tokens.
         seed: For whatever a request's own seed does not decide.
+        transport: How weights come, for life: vLLM is told at the start.
 
     Raises:
         RuntimeError: The engine process did not come up.
     """
 
-    def __init__(self, model_dir: str, config: EngineConfig, context_length: int, seed: int) -> None:
+    def __init__(
+        self,
+        model_dir: str,
+        config: EngineConfig,
+        context_length: int,
+        seed: int,
+        transport: Transport = "shared_memory",
+    ) -> None:
         self._expected = checkpoint_tensors(Path(model_dir), config.dtype)
         self._context_length = context_length
         self._recompute_kv = config.kv_on_update == "recompute"
         self._landing = WeightLanding()
+        self._inlet = WeightInlet(self._join_group, config.tensor_parallel) if transport in PUSHED else None
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
         self._loads = 0
@@ -75,7 +87,7 @@ class VllmEngine:
         self._aborted: set[str] = set()
         self._dead = ""
         self._closed = False
-        self._llm = AsyncLLM.from_engine_args(_engine_args(model_dir, config, context_length, seed))
+        self._llm = AsyncLLM.from_engine_args(_engine_args(model_dir, config, context_length, seed, transport))
         manager = self._llm.engine_core.resources.engine_manager
         self._roots = [psutil.Process(process.pid) for process in manager.processes]
         mapped = [shared_memory.names_mapped_by(pid) for pid in self.pids()]
@@ -196,28 +208,47 @@ class VllmEngine:
           use, until the next load clears it too.
         """
         async with self._loading:
-            slot = await self._landing.land(slot)
-            check_file(slot)
             label = f"{slot.version}/{self._loads + 1}"
-            file = {"path": slot.path, "nbytes": slot.layout.nbytes, "tensors": list(map(asdict, slot.layout.tensors))}
-            update = WeightTransferUpdateRequest(file)
             with self._builtin_errors():
-                written = promised(mapped(slot.path, slot.layout.nbytes), slot.layout, slot.version)
-                for read in await self._llm.collective_rpc("sums_of_weights", kwargs=file):
-                    compare(np.array(read, np.uint64), written, slot.layout, slot.version)
-                try:
-                    async with asyncio.timeout(LOAD_TIMEOUT_S):
-                        # `pause_generation` less the 20 ms that it sleeps afterwards, "not required for correctness".
-                        await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=self._recompute_kv)
-                        await self._llm.start_weight_update()
-                        await self._llm.update_weights(update)
-                        await self._llm.finish_weight_update(label)
-                        self._loads, self._version, self._label = self._loads + 1, slot.version, label
-                        await self._llm.resume_generation()
-                except Exception as error:
-                    self._dead = f"loading version {slot.version} failed half way: {type(error).__name__}: {error}"
-                    _kill(self._processes())
-                    raise EngineDead(self._dead) from None
+                info = await (self._inlet.announced(slot) if self._inlet else self._checked_file(slot))
+                async with self._whole_or_dead(f"loading version {slot.version}"):
+                    # `pause_generation` less the 20 ms that it sleeps afterwards, "not required for correctness".
+                    await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=self._recompute_kv)
+                    await self._llm.start_weight_update()
+                    sent = [self._inlet.sent(slot.version)] if self._inlet else []
+                    await asyncio.gather(self._llm.update_weights(WeightTransferUpdateRequest(info)), *sent)
+                    await self._llm.finish_weight_update(label)
+                    self._loads, self._version, self._label = self._loads + 1, slot.version, label
+                    await self._llm.resume_generation()
+
+    async def _checked_file(self, slot: WeightSlot) -> dict[str, Any]:
+        """A file of this host that holds the version, as the engine process itself reads it."""
+        slot = await self._landing.land(slot)
+        check_file(slot)
+        file = {"path": slot.path, "nbytes": slot.layout.nbytes, "tensors": list(map(asdict, slot.layout.tensors))}
+        written = promised(mapped(slot.path, slot.layout.nbytes), slot.layout, slot.version)
+        for read in await self._llm.collective_rpc("sums_of_weights", kwargs=file):
+            compare(np.array(read, np.uint64), written, slot.layout, slot.version)
+        return file
+
+    async def _join_group(self, init_info: dict[str, Any]) -> None:
+        """Leave the group with the learner's sender, if any, and join the one of these facts."""
+        async with self._whole_or_dead("joining the learner's group"):
+            await self._llm.shutdown_weight_transfer_engine()
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    @contextlib.asynccontextmanager
+    async def _whole_or_dead(self, doing: str) -> AsyncIterator[None]:
+        """What fails half way, is given up or takes too long ends the engine process: it may hang or be half-loaded."""
+        try:
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                yield
+        except (Exception, asyncio.CancelledError) as error:
+            self._dead = f"{doing} failed half way: {type(error).__name__}: {error}"
+            _kill(self._processes())
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise EngineDead(self._dead) from None
 
     async def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """[L-1] log-probs of tokens 1… of each sequence at temperature 1, by a forward pass that reads no cache.
@@ -264,6 +295,8 @@ class VllmEngine:
         await asyncio.to_thread(self._llm.shutdown, CLOSE_TIMEOUT_S)
         self._llm.engine_core.resources.ctx.destroy(linger=0)  # the sockets' I/O threads, which shutdown forgets
         self._landing.close()
+        if self._inlet:
+            self._inlet.close()
         del self._llm  # its destructor shuts down again, which fails once the interpreter is on its way out
         _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=CLOSE_TIMEOUT_S)
         _kill(alive)
@@ -293,7 +326,9 @@ class VllmEngine:
             raise RuntimeError(f"vLLM failed: {error.__cause__ or error}") from None
 
 
-def _engine_args(model_dir: str, config: EngineConfig, context_length: int, seed: int) -> AsyncEngineArgs:
+def _engine_args(
+    model_dir: str, config: EngineConfig, context_length: int, seed: int, transport: Transport
+) -> AsyncEngineArgs:
     on_cpu = current_platform.is_cpu()
     return AsyncEngineArgs(
         model=model_dir,
@@ -316,7 +351,7 @@ def _engine_args(model_dir: str, config: EngineConfig, context_length: int, seed
         use_tqdm_on_load=False,
         # vLLM notices a dead owner only once the engine is up: one killed before would leave a process for minutes.
         additional_config=Leash(),
-        weight_transfer_config={"backend": vllm_worker.FileTransfer.BACKEND},
+        weight_transfer_config={"backend": transport if transport in PUSHED else vllm_worker.FileTransfer.BACKEND},
         worker_extension_cls=(
             "rollout.vllm_plain.PlainWorkerExtension"
             if on_cpu and not config.packed_weights

@@ -16,15 +16,17 @@ import torch.distributed as dist
 from transformers import AutoConfig
 
 from rollout.records import FloatArray, IntArray, TrainingBatch
+from rollout.transports import Transport
 from rollout.weights import WeightLayout, WeightSlot
 from trainer import checkpoints, publish
 from trainer.batching import bucket, pad_rows, split_by_groups
+from trainer.carriers import OpenGroup
 from trainer.config import OptimConfig, TrainerConfig
 from trainer.fsdp import ShardedPolicy
 from trainer.optim import ShardedAdamW
 from trainer.policy import load_policy
 from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
-from trainer.row_shelf import RowShelf
+from trainer.shelves import Shelf, make_shelf
 from trainer.updates import Objective, Trainer
 
 ObjectiveName = Literal["rl", "sft"]
@@ -43,7 +45,8 @@ class LearnerRank:
         temperature: float = 1.0,
         seed: int = 0,
         publish_dtype: str = "float32",
-        weight_transport: str = "shared_memory",
+        weight_transport: Transport = "shared_memory",
+        open_group: OpenGroup | None = None,
     ) -> None:
         self._rank = rank
         self._world_size = world_size
@@ -54,7 +57,8 @@ class LearnerRank:
         self._seed = seed
         self._publish_dtype = publish_dtype
         self._weight_transport = weight_transport
-        self._shelf: RowShelf | None = None
+        self._open_group = open_group
+        self._shelf: Shelf | None = None
         self._device = rank_device(rank)
         self._policy: ShardedPolicy | None = None
         self._optimizer: ShardedAdamW | None = None
@@ -65,8 +69,10 @@ class LearnerRank:
         policy = load_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device)
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
         self._policy = ShardedPolicy(policy, mesh, getattr(torch, self._config.compute_dtype))
-        if self._weight_transport == "tcp":
-            self._shelf = RowShelf(own_address(master_address, port))
+        host = own_address(master_address, port)
+        self._shelf = make_shelf(
+            self._weight_transport, self._rank, self._world_size, host, self._device, self._open_group
+        )
 
     @property
     def policy(self) -> ShardedPolicy:
@@ -117,9 +123,9 @@ class LearnerRank:
         return metrics | {"train_s": seconds}
 
     def layout(self) -> WeightLayout:
-        """Where each full tensor lies in a weight file, in the publish dtype, and where this rank serves its rows."""
+        """Where each full tensor lies in a weight file, in the publish dtype, and where this rank serves its copy."""
         layout = publish.layout_of(self.policy.parameters, self._publish_dtype, self._world_size)
-        return replace(layout, sources=(self._shelf.source,)) if self._shelf else layout
+        return replace(layout, sources=self._shelf.sources) if self._shelf else layout
 
     def stage(self, slot: WeightSlot) -> None:
         """Write this rank's rows into the slot's file, or put a copy on the shelf; returns when all ranks have.

@@ -22,7 +22,7 @@ def write_shards(parameters: Mapping[str, DTensor], slot: WeightSlot, rank: int,
 
     Raises `ValueError` before writing anything when the layout is not this model's or the file is too small.
     """
-    _check(parameters, slot.layout)
+    check_layout(parameters, slot.layout)
     file = mapped(slot.path, slot.layout.nbytes)
 
     def write(spec: TensorSpec) -> int:
@@ -43,16 +43,8 @@ def ranges_of(layout: WeightLayout, rank: int, world_size: int) -> list[tuple[in
     return [*ranges, (layout.table_offset + rank * layout.line_bytes, layout.line_bytes)]
 
 
-def _start(spec: TensorSpec, rank: int, world_size: int) -> int:
-    """Bytes of the tensor that lie before a rank's rows."""
-    return first_row(spec.shape[0], rank, world_size) * (spec.nbytes // spec.shape[0])
-
-
-def _bytes_of(rows: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
-    return rows.to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy() if rows.numel() else np.empty(0, "u1")
-
-
-def _check(parameters: Mapping[str, DTensor], layout: WeightLayout) -> None:
+def check_layout(parameters: Mapping[str, DTensor], layout: WeightLayout) -> None:
+    """Raise `ValueError`, naming the first that differs, unless the layout lists exactly these tensors."""
     wanted = {spec.name: spec.shape for spec in layout.tensors}
     held = {name: tuple(p.shape) for name, p in parameters.items()}
     if wanted != held:
@@ -61,3 +53,12 @@ def _check(parameters: Mapping[str, DTensor], layout: WeightLayout) -> None:
             f"a weight layout must list the learner's tensors, got {len(odd)} that differ, first {odd[0]}: layout "
             f"{wanted.get(odd[0])}, learner {held.get(odd[0])}; take the layout from the learner"
         )
+
+
+def _start(spec: TensorSpec, rank: int, world_size: int) -> int:
+    """Bytes of the tensor that lie before a rank's rows."""
+    return first_row(spec.shape[0], rank, world_size) * (spec.nbytes // spec.shape[0])
+
+
+def _bytes_of(rows: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
+    return rows.to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy() if rows.numel() else np.empty(0, "u1")

@@ -22,9 +22,9 @@ class RowShelf:
         self._files: dict[int, MemoryFile] = {}
 
     @property
-    def source(self) -> RowSource:
+    def sources(self) -> tuple[RowSource, ...]:
         """Where engines fetch the rows, and with which token."""
-        return self._server.source
+        return (self._server.source,)
 
     def put(self, parameters: Mapping[str, DTensor], slot: WeightSlot, rank: int, world_size: int) -> None:
         """Copy the rank's rows to the slot's side and serve them as the slot's version."""

@@ -138,6 +138,20 @@ def test_what_two_ranks_stage_and_export_are_the_weights_they_saved(
     assert AutoTokenizer.from_pretrained(folder / "export").decode([2, 12]) == "0,"
 
 
+def test_what_rank_0_gathers_for_engines_to_push_is_what_both_ranks_wrote_into_the_file(
+    two_ranks: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, (first, second) = two_ranks
+    assert second["offered"] == []
+    assert [(side, version) for side, version, _ in first["offered"]] == [(1, 7), (1, 9)]
+    staged = (folder / "slot").read_bytes()
+    for _, _, tensors in first["offered"]:
+        for spec in first["layout"].tensors:
+            gathered = tensors[spec.name].numpy()
+            in_file = np.frombuffer(staged, np.float32, gathered.size, spec.offset).reshape(spec.shape)
+            np.testing.assert_array_equal(gathered, in_file)
+
+
 def test_the_micro_batch_split_changes_neither_loss_nor_gradient(
     one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
 ) -> None:

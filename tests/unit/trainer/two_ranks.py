@@ -18,6 +18,18 @@ import torch
 
 from rollout.weights import WeightSlot
 from trainer.learner import LearnerRank
+from trainer.whole_shelf import WholeShelf
+
+
+class FakeSender:
+    """Remembers what it is to send."""
+
+    offered: list[tuple[int, int, dict[str, torch.Tensor]]] = []  # noqa: RUF012
+
+    def offer(self, side: int, version: int, layout: Any, tensors: Any) -> None:
+        self.offered.append((side, version, {name: tensor.clone() for name, tensor in tensors.items()}))
+
+    def withdraw(self, side: int) -> None: ...
 
 
 def main(rank: int, port: int, folder: Path) -> None:
@@ -42,6 +54,10 @@ def main(rank: int, port: int, folder: Path) -> None:
     learner.save(str(folder / "checkpoint"), optimizer=True)
     layout = learner.layout()
     learner.stage(WeightSlot(str(folder / "slot"), layout, 7))
+    shelf = WholeShelf(FakeSender() if rank == 0 else None, torch.device("cpu"))  # type: ignore[arg-type]
+    for version in (7, 9):
+        shelf.put(learner.policy.parameters, WeightSlot("", layout, version, side=1), rank, 2)
+    report["offered"] = FakeSender.offered
     learner.export(str(folder / "export"))
     report["layout"] = layout
     (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps(report))
