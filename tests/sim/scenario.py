@@ -2,9 +2,13 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from network import CALM, Weather
+
+from rollout.records import Prompt
+from trainer.phases import Phase
 
 ROLES = ("buffer", "controller", "learner", "broadcaster")
 """Processes of the core: they are restarted together."""
@@ -133,3 +137,31 @@ def _buffer_stop(r: random.Random) -> Stop:
 
 def _stop(r: random.Random, latest: float) -> Stop:
     return Stop(r.uniform(0.2, latest), r.choice((0.5, 4.0, 8.0)), r.random() < 0.6)
+
+
+@dataclass(frozen=True, slots=True)
+class RLOnly:
+    """RL phases, each from the weights of the last."""
+
+    phases: int
+
+    def next(self, done: Sequence[Phase]) -> Phase | None:
+        number = len(done)
+        if number == self.phases:
+            return None
+        return Phase("rl", number, done[-1].produces if done else "theta-0", f"rl-{number}")
+
+
+def training_prompts(scenario: Scenario) -> list[Prompt]:
+    """The data of a scenario."""
+    return [_prompt("train", number) for number in range(scenario.prompts)]
+
+
+def held_out_prompts() -> list[Prompt]:
+    """What is evaluated."""
+    return [_prompt("eval", 0)]
+
+
+def _prompt(purpose: str, number: int) -> Prompt:
+    text = f"{purpose}-{number}"
+    return Prompt(text, text, (1 + number, 2 if purpose == "train" else 3), "reference")

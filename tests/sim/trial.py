@@ -9,8 +9,8 @@ from pathlib import Path
 
 from checker import Checker, Rules
 from disk import Excavation
-from scenario import Scenario
-from world import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED, World, training_prompts
+from scenario import Scenario, training_prompts
+from world import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED, World
 
 
 @dataclass(slots=True)

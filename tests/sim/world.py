@@ -7,8 +7,7 @@ replaced one by one and survive the core. What goes wrong, and when, is the scen
 import asyncio
 import random
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fakes import FakeEngine, FakeLearner, FakeVerifiers, SharedMemory
 from faults import Faults
 from network import CALM, Address, Network, Peer
 from promises import Promises
-from scenario import ROLES, Death, Scenario, Stop, WorkerFate
+from scenario import ROLES, Death, RLOnly, Scenario, Stop, WorkerFate, held_out_prompts, training_prompts
 from virtual_loop import Crash, Process, VirtualLoop
 
 from actors.broadcaster import WeightBroadcaster
@@ -30,10 +29,9 @@ from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.config import EvalConfig, RolloutConfig
 from rollout.engine import EngineDead, WeightsDisagree
 from rollout.event_log import JournalBroken
-from rollout.records import Prompt
 from rollout.storage import InUse
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
-from trainer.phases import Phase, RLoopSchedule
+from trainer.phases import RLoopSchedule
 
 DEADLINE_S = 400.0
 """Virtual seconds that a run may take, its restarts included."""
@@ -43,6 +41,7 @@ RUN_SEED = 7
 _CALL_S = 2.0
 _STALL_S = 15.0
 _LEASE_S = 3.0
+_NOTICE_S = 4.0
 _HEALTHY = WorkerFate(token_s=0.02)
 _SAID_TWICE = frozenset({"trained"})
 _FROM_WORKERS = frozenset({"lease", "report", "revoked", "give_back", "finish"})
@@ -81,6 +80,7 @@ class World:
         self._workers: dict[str, Peer] = {}
         self._hired = 0
         self._ready = False  # the core is up, and had its first workers
+        self._end_of_life: asyncio.Future[None] = self.loop.create_future()
         verifiers = Address(self.loop.process("verifiers"), FakeVerifiers(self.network))
         self._verifiers = Peer(self.network, verifiers, _CALL_S)
         self._configure()
@@ -132,7 +132,7 @@ class World:
             overlap_sync=s.staleness > 0,
         )
         self.train = training_prompts(s)
-        self.held_out = [_prompt("eval", 0)]
+        self.held_out = held_out_prompts()
 
     def say(self, what: str) -> None:
         if self._tell:
@@ -172,9 +172,10 @@ class World:
         await self._join_all()
         self._ready = True
         run = controller.run()
-        done, _ = await asyncio.wait((run, watch), return_when=asyncio.FIRST_COMPLETED)
-        if watch in done:
-            watch.result()
+        done, _ = await asyncio.wait((run, watch, self._end_of_life), return_when=asyncio.FIRST_COMPLETED)
+        for end in (run, watch, self._end_of_life):  # `done` has no order
+            if end in done:
+                end.result()
         status = run.result()
         assert status.state == "finished", f"the run ended as {status.state}: {status.message}"
 
@@ -182,10 +183,12 @@ class World:
         deaths = self.scenario.deaths
         death = deaths[self.lives] if self.lives < len(deaths) else None
         self.lives += 1
+        self._end_of_life = self.loop.create_future()
         self.say(f"life {self.lives} of the core begins")
         for role in ROLES:
             self._core[role] = process = self.loop.process(f"{role}-{self.lives}")
             process.on_death.append(lambda process=process: self._died(process))
+            process.on_death.append(lambda name=process.name, life=self._end_of_life: self._notice_later(name, life))
             if death and role == death.role:
                 self._doom(process, death)
         if self.lives == 1 and self.scenario.buffer_stop:
@@ -199,6 +202,16 @@ class World:
             process = self._core[role]
             self._take_address(role, process, process.context.run(make, Mount(self.disk, process)))
         return self._peer("controller", 1e9)
+
+    def _notice_later(self, name: str, life: "asyncio.Future[None]") -> None:
+        """Whoever watches over the core sees a death in a while, if nobody in the core has felt it before."""
+
+        def notice() -> None:
+            if not life.done():
+                life.set_exception(PeerLost(f"{name} is seen to be dead"))
+                life.exception()
+
+        self.network.later(self._random.random() * _NOTICE_S, notice)
 
     def _doom(self, process: Process, death: Death) -> None:
         process.dies_at = death.point
@@ -373,28 +386,5 @@ class World:
             process.stops_at, process.on_stop = stop.point, freeze
 
 
-@dataclass(frozen=True, slots=True)
-class RLOnly:
-    """RL phases, each from the weights of the last."""
-
-    phases: int
-
-    def next(self, done: Sequence[Phase]) -> Phase | None:
-        number = len(done)
-        if number == self.phases:
-            return None
-        return Phase("rl", number, done[-1].produces if done else "theta-0", f"rl-{number}")
-
-
-def training_prompts(scenario: Scenario) -> list[Prompt]:
-    """The data of a scenario."""
-    return [_prompt("train", number) for number in range(scenario.prompts)]
-
-
 def _name(worker: Peer) -> str:
     return worker.address.process.name
-
-
-def _prompt(purpose: str, number: int) -> Prompt:
-    text = f"{purpose}-{number}"
-    return Prompt(text, text, (1 + number, 2 if purpose == "train" else 3), "reference")
