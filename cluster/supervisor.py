@@ -12,7 +12,7 @@ process (an exception of the run itself) would happen again: it ends the run. So
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,8 +52,17 @@ class _Vital:
     """What is known of one actor."""
 
     heard_at: float
+    generated_at: float
+    """When a worker's engine last gave a token, or had no request."""
+    tokens: float = 0.0
+    """That it has given."""
     pulse: Pulse | None = None
     suspected: bool = False
+
+    def hear(self, health: Mapping[str, float], now: float) -> None:
+        """Take note of a worker's counters."""
+        if health["tokens"] != self.tokens or not health["requests"]:
+            self.tokens, self.generated_at = health["tokens"], now
 
 
 class Supervisor:
@@ -141,9 +150,9 @@ class Supervisor:
     async def look(self) -> None:
         """Ask everybody who should be up, once, and begin to mend what is broken."""
         self._collect()
-        peers = self._members()
+        peers, now = self._members(), self._clock()
+        self._vitals = {name: self._vitals.get(name, _Vital(now, now)) for name in peers}
         answers = await asyncio.gather(*(self._ask(name, peer) for name, peer in peers.items()))
-        self._vitals = {name: self._vitals.get(name, _Vital(self._clock())) for name in peers}
         for name, (pulse, error) in zip(peers, answers, strict=True):
             if ailment := await self._judge(name, pulse, error):
                 self._mend(self._unit(name), name, ailment)
@@ -165,7 +174,9 @@ class Supervisor:
         try:
             pulse = await within(self._patience.answer_s, peer.call("pulse"), f"driver waits for the pulse of {name}")
             if name in self._workforce.workers:
-                await within(self._patience.answer_s, peer.call("health"), f"driver waits for the health of {name}")
+                asked = peer.call("health")
+                health = await within(self._patience.answer_s, asked, f"driver waits for the health of {name}")
+                self._vitals[name].hear(health, self._clock())
         except DeadlineExceeded:
             pass  # silence is judged by its length
         except Exception as error:
@@ -253,11 +264,11 @@ class Supervisor:
     # -- stalls -----------------------------------------------------------------------------------------------
 
     def _computing(self) -> bool:
-        """Whether a learner rank is at work: a long step is no stall."""
+        """Whether a learner rank is at work: a long step is no stall. What a silent one was at does not count."""
         return any(
             one.age_s < self._patience.learner_timeout_s
             for name, vital in self._vitals.items()
-            if name.startswith("learner-") and vital.pulse
+            if name.startswith("learner-") and vital.pulse and self._silent_s(vital) < self._patience.suspect_s
             for one in vital.pulse.doing
         )
 
@@ -270,8 +281,18 @@ class Supervisor:
             raise GivenUp(f"{standstill} (actors.on_stall=abort); {file} says who waits for whom; rloop resume goes on")
         for name in silent:
             self._mend(self._unit(name), name, f"{standstill}, and it does not answer")
-        if not silent:
+        mute = {} if silent else self._mute()
+        for name, seconds in mute.items():
+            self._mend(name, name, f"{standstill}, and its engine has requests and gave no token for {seconds:.0f} s")
+        if not silent and not mute:
             self._mend(_CORE, "the run", f"{standstill}, and everybody answers; see {file.name}")
+
+    def _mute(self) -> dict[str, float]:
+        """Workers whose engines hang, and for how long: an engine's process cannot be asked, its worker answers."""
+        now, enough = self._clock(), self._patience.stall_s / 2
+        workers = {name: vital for name, vital in self._vitals.items() if name in self._workforce.workers}
+        seconds = {name: now - vital.generated_at for name, vital in workers.items()}
+        return {name: mute for name, mute in seconds.items() if mute >= enough}
 
     async def _explain(self, standstill: str) -> tuple[Path, list[str]]:
         """Write the explanation to a file and to the log; returns the file and who is silent."""

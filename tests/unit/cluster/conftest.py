@@ -26,6 +26,7 @@ class FakePeer:
         self.process, self.state = 1, "up"
         self.doing: tuple[Doing, ...] = ()
         self.blocked_s = 0.0
+        self.health = {"tokens": 0.0, "requests": 0.0}
         self.raises: dict[str, Exception] = {}
 
     def __getattr__(self, method: str) -> Any:
@@ -42,6 +43,7 @@ class FakePeer:
             self.log.append(" ".join([self.name, method, *(arg for arg in args if isinstance(arg, str))]))
         if method in self.raises:
             raise self.raises[method]
+        return self.health if method == "health" else None
 
     def reborn(self) -> None:
         self.process, self.state = self.process + 1, "up"
@@ -75,6 +77,7 @@ class Stage:
     root: Path
     restarts: int = 10
     on_stall: Any = "restart"
+    silent_s: float = 30
     log: list[str] = field(default_factory=list)
     now: float = 1000.0
     runs: int = 0
@@ -90,7 +93,7 @@ class Stage:
             {"verifiers": self.peers["verifiers"]}, self.peers["verifiers"].start, 1.0, answer_s=0.02
         )
         self.incidents = Incidents(self.root / "incidents.jsonl", self.restarts, lambda: self.now)
-        patience = Patience(10, 30, 120, 600, self.on_stall, answer_s=0.02, look_every_s=0.001)
+        patience = Patience(10, self.silent_s, 120, 600, self.on_stall, answer_s=0.02, look_every_s=0.001)
         self.supervisor = Supervisor(
             self.core, self.verifiers, self.workforce, self.incidents, patience, self.root, self.prod, self.clock
         )

@@ -270,6 +270,18 @@ def test_in_a_stall_only_who_is_silent_is_restarted(play):
     assert stage.rows[0]["noticed"] == "no progress for 121 s, and it does not answer"
 
 
+def test_in_a_stall_a_worker_whose_engine_gives_no_token_for_its_requests_is_replaced(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").health |= {"tokens": 512.0, "requests": 16.0}
+        await stage.look()
+        await stage.look(after_s=121)
+
+    stage = play(scene)
+    assert stage.log == WORKER_REPLACED
+    noticed = "no progress for 122 s, and its engine has requests and gave no token for 121 s"
+    assert stage.rows[0]["noticed"] == noticed
+
+
 def test_a_stall_ends_the_run_where_the_configuration_says_so(play):
     async def scene(stage):
         with pytest.raises(GivenUp, match=r"no progress for 121 s .* says who waits for whom; rloop resume goes on"):
@@ -289,3 +301,15 @@ def test_a_long_learner_step_within_its_deadline_is_no_stall(play):
         await stage.look(after_s=121)
 
     assert play(scene).log == WHOLE_CORE_AGAIN
+
+
+def test_what_a_silent_learner_was_last_seen_doing_is_no_excuse_for_a_stall(play):
+    async def scene(stage):
+        stage.peers["learner-1"].doing = (Doing("step", 10.0),)
+        await stage.look(after_s=10)
+        stage.peers["learner-1"].state = "silent"
+        await stage.look(after_s=121)
+
+    stage = play(scene, silent_s=600)
+    assert stage.rows[0]["victim"] == "learner-1"
+    assert stage.rows[0]["noticed"] == "no progress for 121 s, and it does not answer"
