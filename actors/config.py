@@ -40,8 +40,9 @@ class ActorsConfig(BaseModel):
     overlap_sync: bool = Field(
         True, description="Begin the next training step while the engines still take the weights of the last."
     )
-    weight_transport: Literal["auto", "shared_memory", "tcp"] = Field(
-        "auto", description="How weights reach the engines; auto: shared memory within one host, TCP between hosts."
+    weight_transport: Literal["auto", "shared_memory", "tcp", "nccl"] = Field(
+        "auto",
+        description="How weights reach the engines; auto: shared memory within one host, TCP between; nccl: untried.",
     )
     probe_tolerance: float = Field(
         1e-3,

@@ -13,6 +13,7 @@ from trainer.phases import RLoopSchedule
 if TYPE_CHECKING:
     from actors.ray_app import Peer
     from cluster.config import RunConfig
+    from rollout.transports import Transport
 
 
 PATIENCE = 3
@@ -77,7 +78,9 @@ class Casting:
             RolloutWorker,
             name,
             name,
-            partial(make_engine, model_dir, engine, rollout.context_length, self._config.cluster.seed),
+            partial(
+                make_engine, model_dir, engine, rollout.context_length, self._config.cluster.seed, self._transport()
+            ),
             partial(make_decoder, model_dir),
             buffer,
             verifiers,
@@ -93,13 +96,14 @@ class Casting:
 
     def ranks(self, model_dir: str) -> "dict[str, Peer]":
         """Learner ranks: a gang, placed together or not at all."""
-        from rollout.transports import choose
+        from rollout.engine_env import GPU_ENGINE_ENV
         from trainer.learner import LearnerRank
 
         config, size = self._config, self._config.trainer.ranks
         gpus_each = 1.0 if self.on_gpu else 0.0
         group = self._ray_app.gang(size, gpus_each, config.actors.start_timeout_s)
-        transport = choose(config.actors.weight_transport, one_host=self._ray_app.is_one_host())
+        transport = self._transport()
+        with_vllm = transport == "nccl"  # its communicator is what the engines' workers speak to
         return {
             f"learner-{rank}": self._host(
                 LearnerRank,
@@ -113,7 +117,10 @@ class Casting:
                 config.cluster.seed,
                 config.rollout.engine.dtype,
                 transport,
-                env={} if self.on_gpu else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+                open_group if with_vllm else None,
+                env=(GPU_ENGINE_ENV if with_vllm else {})
+                if self.on_gpu
+                else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
                 num_gpus=gpus_each,
                 gang=(group, rank),
                 deadline_s=config.actors.learner_timeout_s,
@@ -172,6 +179,12 @@ class Casting:
         """Make a process write its stacks into `logs/`; returns its state (see `ray_app.prod`)."""
         return await self._ray_app.prod(process)  # type: ignore[no-any-return]
 
+    def _transport(self) -> "Transport":
+        from rollout.transports import choose
+
+        asked, one_host = self._config.actors.weight_transport, self._ray_app.is_one_host()
+        return choose(asked, one_host=one_host, on_gpu=self.on_gpu)
+
     def _host(self, cls: type, name: str, *args: Any, deadline_s: float | None = None, **options: Any) -> "Peer":
         return self._ray_app.host(
             cls,
@@ -188,11 +201,18 @@ def make_schedule(config: "RunConfig", recipe: Recipe) -> RLoopSchedule:
     return RLoopSchedule(config.schedule.iterations, warmup=bool(recipe.warmup_dataset))
 
 
-def make_engine(model_dir: str, engine: Any, context_length: int, seed: int) -> Any:
+def make_engine(model_dir: str, engine: Any, context_length: int, seed: int, transport: "Transport") -> Any:
     """The vLLM engine; runs in the worker's process, where the import of vllm belongs."""
     from rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model_dir, engine, context_length, seed)
+    return VllmEngine(model_dir, engine, context_length, seed, transport)
+
+
+def open_group(host: str, port: int, size: int, device: Any) -> Any:
+    """Rank 0's end of an NCCL group with an engine; runs in the learner's process, which imports vllm for it."""
+    from rollout.vllm_group import NcclGroup
+
+    return NcclGroup(host, port, size, device)
 
 
 def make_decoder(model_dir: str) -> Any:

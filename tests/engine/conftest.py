@@ -133,7 +133,10 @@ def make_engine(model_dir: Path) -> Callable[..., Any]:
     os.environ.update(ENGINE_ENV)
     from rollout.vllm_engine import VllmEngine
 
-    return lambda config=ENGINE_CONFIG: VllmEngine(str(model_dir), config, CONTEXT_LENGTH, seed=0)
+    def make(config: Any = ENGINE_CONFIG, but: Callable[[type], type] = lambda engine: engine) -> Any:
+        return but(VllmEngine)(str(model_dir), config, CONTEXT_LENGTH, seed=0)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -227,7 +227,8 @@ def test_an_answer_aborted_during_the_pause_keeps_every_token_it_had(either, run
         doomed, sibling = (InFlight(engine, greedy(prompt(3))) for _ in range(2))
         await until(lambda: len(doomed.so_far) and len(sibling.so_far))
         load = asyncio.create_task(engine.load_weights(slot))
-        await asyncio.sleep(0.01)  # a few token times: paused by now, while the load takes longer
+        while not await engine._llm.is_paused():
+            assert not load.done(), "the load was over before its pause was seen"
         await engine.abort(doomed.asked.id)
         aborted = await doomed.whole()
         await load
