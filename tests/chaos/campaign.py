@@ -83,7 +83,7 @@ def main() -> int:
     shots = drawn(arguments.trials, arguments.seed)
     scratch = Path(tempfile.mkdtemp(prefix="rloop-chaos-"))
     console.print(f"{len(shots)} trials, seed {arguments.seed}, runs in {scratch}")
-    tell = lambda line: console.print(f"  {time.strftime('%H:%M:%S')} {line}", highlight=False)  # noqa: E731
+    tell = lambda line: console.print(f"  {time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)  # noqa: E731
     untouched = besiege(scratch / "untouched", 0, [], PHASES)
     outcomes = []
     while shots:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 from findings import Finding, examine
-from targets import TARGETS, ended
+from targets import TARGETS, ended, title
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,15 +191,15 @@ class Siege:
 
     def end(self) -> str:
         """Wait for the end of the run; returns what was wrong with it, or nothing."""
-        if self._until(lambda: False, _END_S, ""):
-            return ""
+        self._until(lambda: False, _END_S, "")
         if self._driver.poll() is None:
             return f"the run had not ended {_END_S:g} s after the last hit"
+        _, alive = psutil.wait_procs(self._seen, timeout=30)
+        if left := [title(process)[:100] for process in alive if not ended(process)]:
+            return f"processes of the run are left: {left}"
         if self._driver.returncode:
             return f"the run ended with exit code {self._driver.returncode}: {self._last_words()}"
-        _, alive = psutil.wait_procs(self._seen, timeout=30)
-        left = [f"{process.pid} {' '.join(process.cmdline())[:100]}" for process in alive if not ended(process)]
-        return f"processes of the run are left: {left}" if left else ""
+        return ""
 
     def _until(self, happens: Callable[[], bool], seconds: float, what: str) -> bool:
         """Whether it happens while the run lasts; with a `what`, not within `seconds` is a fall."""
