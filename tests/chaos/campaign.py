@@ -68,6 +68,11 @@ def verdict(untouched: Outcome, outcomes: Sequence[Outcome]) -> list[str]:
         for trouble in (one.trouble, one.finding.verdict)
         if trouble
     ]
+    faults += [
+        f"{one.run_dir.name}: {one.finding.lost} lost, {one.finding.doubled} trained twice"
+        for one in (untouched, *outcomes)
+        if one.finding.lost or one.finding.doubled
+    ]
     trained = sum((one.finding.trained for one in outcomes), Counter[int]())
     if trained and (p := same_distribution(trained, untouched.finding.trained)) < FALSE_ALARM:
         faults.append(f"lengths of trained answers differ from the run without faults (p = {p:.1g})")
