@@ -185,8 +185,8 @@ class RolloutBuffer:
     async def lease(self, worker: str, version: int, max_groups: int, wait_s: float) -> list[Lease]:
         """Up to `max_groups` groups to generate; waits up to `wait_s` for the first.
 
-        A worker whose engine is behind the published `version` gets none, at once: it was left out of a transfer, or
-        asked before one.
+        A worker whose engine was attested a `version` behind the published one gets none, at once: it was left out of
+        a transfer, or asked before one.
         """
         self._desk.workers.add(worker)
         until = asyncio.get_running_loop().time() + wait_s

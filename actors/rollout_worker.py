@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from actors.changes import Changes
 from actors.protocols import Buffer, Verifiers
 from actors.scoring import Scoring
 from actors.waiting import DeadlineExceeded, PeerLost, within
@@ -68,9 +69,9 @@ class _Running:
         if self.interrupted:
             await asyncio.Event().wait()
 
-    def report(self) -> GroupProgress:
-        """What the buffer does not know yet."""
-        return GroupProgress(self.lease.key, self.lease.attempt, self.log.news())
+    def report(self, newest: int) -> GroupProgress:
+        """What the buffer does not know yet, of versions up to `newest`."""
+        return GroupProgress(self.lease.key, self.lease.attempt, self.log.news(newest))
 
 
 class RolloutWorker:
@@ -101,6 +102,8 @@ class RolloutWorker:
         self._groups: dict[GroupKey, _Running] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._lost_since: float | None = None
+        self._attested = self._engine.version
+        self._attestations = Changes()
         self._tokens = 0
         self._doubted = asyncio.Event()
         self._retired = ""
@@ -130,7 +133,11 @@ class RolloutWorker:
         }
 
     async def load_weights(self, slot: WeightSlot) -> int:
-        """Swap weights under the requests in flight; returns the version that new tokens carry."""
+        """Swap weights under the requests in flight; returns the version that new tokens carry.
+
+        None of these tokens leaves the worker before `attested` says that they are what they are labelled.
+        """
+        self._attested = min(self._attested, slot.version - 1)
         await self._engine.load_weights(slot)
         return self._engine.version
 
@@ -138,12 +145,19 @@ class RolloutWorker:
         """[L-1] log-probs of each given sequence: what the engine really computes with."""
         return await self._engine.logprobs(sequences)
 
+    async def attested(self, version: int) -> None:
+        """The engine was shown to compute with this version: tokens up to it may be reported and delivered."""
+        self._attested = version
+        self._attestations.notify()
+
     async def quarantine(self, reason: str) -> None:
-        """Take no leases as long as there is a reason; an empty one ends it."""
-        if reason:
-            self._doubted.set()
-        else:
+        """Take no leases as long as there is a reason, and void what was sampled under doubt; an empty one ends it."""
+        if not reason:
             self._doubted.clear()
+            return
+        self._doubted.set()
+        running = [r for r in self._groups.values() if r.task and not r.task.done() and not r.delivered]
+        await asyncio.gather(*(self._interrupt(r, "quarantined") for r in running))
 
     async def retire(self, reason: str) -> None:
         """Deliver nothing any more: the engine cannot be trusted. From now on `health` raises the reason."""
@@ -171,7 +185,7 @@ class RolloutWorker:
             if self._doubted.is_set():
                 await asyncio.sleep(_PAUSE_S)
             elif room > 0:
-                leases = await self._ask(self._buffer.lease(self.name, self._engine.version, room, _ASK_S))
+                leases = await self._ask(self._buffer.lease(self.name, self._attested, room, _ASK_S))
                 if leases and self._doubted.is_set():  # which began while the buffer was asked
                     unused = [GroupProgress(lease.key, lease.attempt) for lease in leases]
                     await self._ask(self._buffer.give_back(self.name, unused, "quarantined"))
@@ -202,7 +216,7 @@ class RolloutWorker:
         while True:
             await asyncio.sleep(self._report_every_s)
             reports = {
-                running.lease.key: (running, running.report())
+                running.lease.key: (running, running.report(self._attested))
                 for running in self._groups.values()
                 if not (running.delivered or running.interrupted or (running.task and running.task.done()))
             }
@@ -220,12 +234,12 @@ class RolloutWorker:
         while True:
             keys = await self._ask(self._buffer.revoked(self.name, _ASK_S)) or ()
             running = [self._groups[key] for key in keys if key in self._groups]
-            await asyncio.gather(*(self._interrupt(r) for r in running if r.task and not r.delivered))
+            await asyncio.gather(*(self._interrupt(r, "interrupted") for r in running if r.task and not r.delivered))
             if keys:
                 await asyncio.sleep(_PAUSE_S)  # those that are being delivered are named until they are in
 
-    async def _interrupt(self, running: _Running) -> None:
-        """End the group's requests, keep every token, give it back."""
+    async def _interrupt(self, running: _Running, reason: str) -> None:
+        """End the group's requests, give it back with every token of attested versions."""
         assert running.task
         running.interrupted = True
         for request in list(running.requests):
@@ -236,7 +250,7 @@ class RolloutWorker:
             return
         running.task.cancel()
         await asyncio.wait([running.task])
-        await self._ask(self._buffer.give_back(self.name, [running.report()], "interrupted"))
+        await self._ask(self._buffer.give_back(self.name, [running.report(self._attested)], reason))
 
     async def _ask(self, call: Awaitable[T]) -> T | None:
         """The buffer's answer; None when it gave none.
@@ -271,6 +285,8 @@ class RolloutWorker:
     async def _serve(self, running: _Running) -> None:
         lease = running.lease
         group = await self._workflow(lease, _LeaseContext(self, running))
+        while running.log.newest > self._attested:
+            await self._attestations.wait(_ASK_S)
         running.delivered = True
         while (taken := await self._ask(self._deliver(lease, group))) is None and not self._lost_since:
             pass  # it may have arrived: a second delivery of the same lease is refused, which says so

@@ -7,6 +7,8 @@ part goes on from its last token.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from rollout.records import Piece, Segment
 from verifiers.records import Verdict
 
@@ -28,6 +30,8 @@ class AnswerLog:
         self._calls = {
             (p.sample_index, p.call): _Call(p.segment, p.verdict, reported=len(p.segment), told=True) for p in pieces
         }
+        self.newest = -1
+        """Newest version among the tokens that were sampled here."""
 
     def answer(self, sample_index: int, call: str) -> Segment:
         """[L] what is known of the answer; a finish reason says that it is whole."""
@@ -40,9 +44,11 @@ class AnswerLog:
         return known.verdict if known else None
 
     def add(self, sample_index: int, call: str, piece: Segment) -> None:
-        """More of an answer. One that an engine cut off (`abort`) is not whole: it can be continued."""
+        """More of an answer, sampled here. One that an engine cut off (`abort`) is not whole: it can be continued."""
         if piece.finish_reason == "abort":
             piece = replace(piece, finish_reason=None)
+        if len(piece):
+            self.newest = max(self.newest, int(piece.versions.max()))
         known = self._calls.setdefault((sample_index, call), _Call(Segment.empty(), None))
         known.answer, known.told = Segment.concatenate([known.answer, piece]), False
 
@@ -51,13 +57,23 @@ class AnswerLog:
         known = self._calls[sample_index, call]
         known.verdict, known.told = verdict, False
 
-    def news(self) -> tuple[Piece, ...]:
-        """What the buffer does not have; ask again until `acknowledge` says that it has."""
-        return tuple(
-            Piece(sample, name, call.reported, call.answer.since(call.reported), call.verdict)
-            for (sample, name), call in self._calls.items()
-            if not call.told
-        )
+    def news(self, newest: int) -> tuple[Piece, ...]:
+        """What the buffer does not have, as far as it was sampled by versions up to `newest`.
+
+        Ask again until `acknowledge` says that the buffer has it.
+        """
+        pieces = []
+        for (sample, name), call in self._calls.items():
+            if call.told:
+                continue
+            fresh, verdict = call.answer.since(call.reported), call.verdict
+            too_new = np.flatnonzero(fresh.versions > newest)
+            if len(too_new):
+                fresh, verdict = fresh.until(int(too_new[0])), None
+                if not len(fresh):
+                    continue
+            pieces.append(Piece(sample, name, call.reported, fresh, verdict))
+        return tuple(pieces)
 
     def acknowledge(self, pieces: Iterable[Piece]) -> None:
         """The buffer has these."""

@@ -102,6 +102,10 @@ class Segment:
         """[L - offset] what follows the first `offset` tokens."""
         return Segment(self.token_ids[offset:], self.logprobs[offset:], self.versions[offset:], self.finish_reason)
 
+    def until(self, offset: int) -> "Segment":
+        """[offset] the first `offset` tokens, of an answer that goes on."""
+        return Segment(self.token_ids[:offset], self.logprobs[:offset], self.versions[:offset], None)
+
     @classmethod
     def empty(cls) -> "Segment":
         """No tokens yet."""

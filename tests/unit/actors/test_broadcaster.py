@@ -18,6 +18,7 @@ class FakeWorker:
     def __init__(self, misses: int = 0, delay: float = 0.0) -> None:
         self.misses, self.delay, self.weights, self.retired = misses, delay, 0, ""
         self.quarantines: list[str] = []
+        self.trusted: list[int] = []
 
     async def load_weights(self, slot):
         await asyncio.sleep(self.delay)
@@ -28,6 +29,10 @@ class FakeWorker:
 
     async def probe(self, sequences):
         return [np.full(len(s) - 1, -float(self.weights), np.float32) for s in sequences]
+
+    async def attested(self, version):
+        assert self.weights == version
+        self.trusted.append(version)
 
     async def quarantine(self, reason):
         self.quarantines.append(reason)
@@ -69,6 +74,7 @@ def test_an_engine_that_labels_the_version_but_keeps_old_weights_is_found_out_an
     report = publish({"w0": FakeWorker(), "w1": worker})
     assert report["engines"] == 1.0
     assert report["probe_max_diff"] == 0.0  # of those that are still there
+    assert worker.trusted == []
     assert worker.retired.startswith("w1 does not compute with version 1: log-probs of the probe differ")
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_a_retired_worker_delivers_nothing_more_and_says_why():
     assert buffer.finished == []
 
 
-def test_a_worker_in_quarantine_finishes_what_it_has_and_takes_no_leases():
+def test_a_worker_in_quarantine_gives_back_what_it_has_and_takes_no_leases():
     async def main() -> None:
         buffer = FakeBuffer(3)
         worker = RolloutWorker(
@@ -246,10 +247,10 @@ def test_a_worker_in_quarantine_finishes_what_it_has_and_takes_no_leases():
             await asyncio.sleep(0.001)
         await worker.quarantine("its weights are in doubt")
         await asyncio.sleep(0.1)
-        assert (len(buffer.left), len(buffer.finished)) == (2, 1)
+        assert (len(buffer.left), len(buffer.finished), len(buffer.given_back)) == (2, 0, 1)
         await worker.quarantine("")
         async with asyncio.timeout(5):
-            while len(buffer.finished) < 3:
+            while len(buffer.finished) < 2:
                 await asyncio.sleep(0.001)
         await worker.close()
 
@@ -399,3 +400,49 @@ def test_verdicts_are_asked_for_together():
     run(FakeEngine(), buffer, verifiers, lambda: len(buffer.finished) == 8, max_concurrent=8)
     assert sum(verifiers.sizes) == 24
     assert len(verifiers.sizes) < 12
+
+
+def test_no_token_of_a_version_leaves_the_worker_before_that_is_attested():
+    engine, buffer = FakeEngine(tokens=60, pause=0.001), FakeBuffer(1)
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 0.005, 0.3, 0.3)
+        await worker.start()
+        while sum(engine.given.values()) < 30:
+            await asyncio.sleep(0.001)
+        await worker.load_weights(SimpleNamespace(version=1))
+        while sum(engine.given.values()) < 3 * 60:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.03)
+        assert buffer.finished == []
+        assert {int(v) for r in buffer.reports for p in r.pieces for v in p.segment.versions} == {0}
+        assert all(p.verdict is None for r in buffer.reports for p in r.pieces)
+        await worker.attested(1)
+        while not buffer.finished:
+            await asyncio.sleep(0.001)
+        await worker.close()
+
+    asyncio.run(main())
+    assert set(buffer.finished[0].rollouts[0].response.versions.tolist()) == {0, 1}
+
+
+def test_what_a_doubted_engine_sampled_is_void_and_what_came_before_is_kept():
+    engine, buffer = FakeEngine(tokens=10**9, pause=0.001), FakeBuffer(1)
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 60.0, 0.3, 0.3)
+        await worker.start()
+        while sum(engine.given.values()) < 30:
+            await asyncio.sleep(0.001)
+        old = dict(engine.given)
+        await worker.load_weights(SimpleNamespace(version=1))
+        while sum(engine.given.values()) < 60:
+            await asyncio.sleep(0.001)
+        await worker.quarantine("w0 does not compute with version 1")
+        [(report, reason)] = buffer.given_back
+        assert reason == "quarantined"
+        kept = {p.sample_index: len(p.segment) for p in report.pieces}
+        assert kept == {index: old[request.id] for index, request in enumerate(engine.requests)}
+        await worker.close()
+
+    asyncio.run(main())
