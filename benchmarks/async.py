@@ -102,7 +102,7 @@ class BareEngine:
     """The engine without a worker: the same requests, the same number of groups at once, nothing else."""
 
     def __init__(self, model_dir: str) -> None:
-        self._engine = make_engine(model_dir, ENGINE, CONTEXT, SEED)
+        self._engine = make_engine(model_dir, ENGINE, CONTEXT, SEED, "shared_memory")
 
     async def generate(self, prompts: Sequence[Prompt]) -> tuple[float, int]:
         """(seconds, tokens) of all groups."""
@@ -150,7 +150,7 @@ class Stage:
             RolloutWorker,
             "worker",
             "worker",
-            partial(make_engine, model, ENGINE, CONTEXT, SEED),
+            partial(make_engine, model, ENGINE, CONTEXT, SEED, "shared_memory"),
             partial(make_decoder, model),
             self.buffer,
             self.verifiers,
