@@ -64,6 +64,8 @@ class _Group:
     attempt: int = -1
     known: dict[int, list[int]] = field(default_factory=dict)
     """Sample → tokens that the journal has of its unfinished answer."""
+    oldest: dict[int, int] = field(default_factory=dict)
+    """Sample → smallest version among them."""
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -156,6 +158,7 @@ class Checker:
         group = self._groups.setdefault(key, _Group())
         _require(group.state == "free", f"leased while {group.state}")
         _require(event.attempt == group.attempt + 1, f"attempt {event.attempt} after {group.attempt}")
+        self._require_usable(group)
         group.state, group.worker, group.attempt = "leased", event.worker, event.attempt
 
     def _require_first(self, key: GroupKey) -> None:
@@ -164,6 +167,16 @@ class Checker:
         for other, group in self._groups.items():
             if other.purpose == "train" and group.state == "free" and self._position(other) < place:
                 raise Violation(f"{other} is free and comes first")
+
+    def _require_usable(self, group: _Group) -> None:
+        """What a new lease continues can still be trained; with `deterministic` it continues nothing."""
+        assert self._phase is not None
+        kept = [sample for sample, tokens in group.known.items() if tokens]
+        _require(not (kept and self._rules.deterministic), f"samples {kept} must be drawn in one go")
+        if self._phase.kind == "rl":
+            oldest = self._learner_version() - self._rules.staleness
+            stale = [sample for sample in kept if group.oldest[sample] < oldest]
+            _require(not stale, f"samples {stale} are continued, and are too old to be trained")
 
     def _held(self, event: Progressed | Finished) -> _Group:
         group = self._groups.get(event.key, _Group())
@@ -178,6 +191,7 @@ class Checker:
             _require(piece.offset == len(known), f"sample {piece.index}: {piece.offset} tokens known, {len(known)} are")
             self._check_tokens(event.key, piece, known)
             known += piece.tokens
+            group.oldest[piece.index] = min([*piece.versions, group.oldest.get(piece.index, 1 << 60)])
 
     def _release(self, event: Released) -> None:
         group = self._groups.get(event.key, _Group())
@@ -189,6 +203,8 @@ class Checker:
         _require(group.state == "free", f"discarded while {group.state}")
         _require(event.reason != "deterministic" or self._rules.deterministic, "the run need not repeat exactly")
         lost = sum(len(group.known.pop(sample, ())) for sample in event.samples)
+        for sample in event.samples:
+            group.oldest.pop(sample, None)
         _require(lost == event.tokens, f"{lost} tokens are lost, not {event.tokens}")
 
     def _finish(self, event: Finished) -> None:
@@ -204,7 +220,7 @@ class Checker:
             assert self._phase is not None
             sampled_by = {version for sample in group.samples for version in sample.versions}
             _require(sampled_by == {self._phase.version}, f"an evaluation of {self._phase.version} by {sampled_by}")
-        group.known = {}
+        group.known, group.oldest = {}, {}
         group.state, reason = self._fate(event.key, group.samples)
         _require((event.fate, event.reason) == (group.state, reason), f"it should be {group.state} {reason}")
 

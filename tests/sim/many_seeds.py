@@ -70,11 +70,16 @@ def run_chunk(first: int, scratch: Path) -> list[Outcome]:
 
 
 def seeds_to_find(name: str, limit: int, scratch: Path) -> tuple[str, int | None, str]:
-    """(bug, how many seeds it took to find it, what was found); None seeds when none of `limit` did."""
-    with bugs.planted(name):
-        for seed in range(limit):
-            if violation := run_seed(seed, scratch / name / str(seed)).violation:
-                return name, seed + 1, violation
+    """(bug, how many seeds it took to find it, what was found); None seeds when none of `limit` did.
+
+    A seed finds a bug when it fails with it, and not without it.
+    """
+    for seed in range(limit):
+        folder = scratch / name / str(seed)
+        with bugs.planted(name):
+            violation = run_seed(seed, folder).violation
+        if violation and not run_seed(seed, folder).violation:
+            return name, seed + 1, violation
     return name, None, ""
 
 

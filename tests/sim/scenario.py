@@ -33,7 +33,11 @@ class Stop:
     unreachable: bool
     """It cannot be killed meanwhile: a network partition. It comes back as a zombie."""
     point: int = -1
-    """In the midst of its disk operations, at this point of its life, instead of at a time."""
+    """In the midst of its disk operations, at this point of its life, instead of at a time…"""
+    skips: int = 0
+    """…and so many edges of disk operations later."""
+    encore_s: float = math.inf
+    """So long after it is back its successor dies: the next one reads what both wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +135,15 @@ def _fate(r: random.Random) -> WorkerFate:
 
 
 def _buffer_stop(r: random.Random) -> Stop:
-    point = int(math.exp(r.uniform(math.log(10), math.log(800)))) if r.random() < 0.6 else -1
-    return Stop(r.uniform(0.2, 6), r.choice((4.0, 8.0)), unreachable=r.random() < 0.8, point=point)
+    point = int(math.exp(r.uniform(math.log(10), math.log(800)))) if r.random() < 0.7 else -1
+    return Stop(
+        r.uniform(0.2, 6),
+        r.choice((4.0, 6.0)),
+        unreachable=r.random() < 0.8,
+        point=point,
+        skips=r.randrange(8),
+        encore_s=r.uniform(0.1, 2.0) if r.random() < 0.7 else math.inf,
+    )
 
 
 def _stop(r: random.Random, latest: float) -> Stop:

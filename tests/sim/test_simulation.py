@@ -37,6 +37,7 @@ def test_thousands_of_runs_under_faults_end_well():
         "write torn",
         "write holed",
         "weights refused",
+        "death of a zombie's successor",
     ):
         assert tally.faults[kind] > SEEDS / 100, kind
 

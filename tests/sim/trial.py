@@ -10,7 +10,8 @@ from pathlib import Path
 from checker import Checker, Rules
 from disk import Excavation
 from scenario import Scenario, training_prompts
-from world import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED, World
+from settings import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED
+from world import World
 
 
 @dataclass(slots=True)

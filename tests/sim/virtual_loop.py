@@ -42,7 +42,9 @@ class Process:
         self.context = contextvars.copy_context()
         self.context.run(_PROCESS.set, self)
         self.stops_at = -1
-        """It falls silent at this point of a disk operation, or at the first one after it."""
+        """It falls silent at this point of a disk operation, or at the first one after it…"""
+        self.stop_skips = 0
+        """…or so many of them later, so that it is not always the first operation of a flush."""
         self.on_stop: Callable[[], None] = _nothing
         """Called there; it returns when the process goes on."""
         self.parked: list[Handle] = []
@@ -58,8 +60,10 @@ class Process:
         if self.points == self.dies_at:
             self.kill()
         if 0 <= self.stops_at <= self.points and asyncio.current_task() is None:  # a thread of its own can wait
-            self.stops_at = -1
-            self.on_stop()
+            self.stop_skips -= 1
+            if self.stop_skips < 0:
+                self.stops_at = -1
+                self.on_stop()
         if not self.alive:
             raise Crash(self.name)
 

@@ -5,6 +5,7 @@ replaced one by one and survive the core. What goes wrong, and when, is the scen
 """
 
 import asyncio
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -18,28 +19,22 @@ from faults import Faults
 from network import CALM, Address, Network, Peer
 from promises import Promises
 from scenario import ROLES, Death, RLOnly, Scenario, Stop, WorkerFate, held_out_prompts, training_prompts
+from settings import RUN_SEED, STALL_S, plan, rollout_config
 from virtual_loop import Crash, Process, VirtualLoop
 
 from actors.broadcaster import WeightBroadcaster
 from actors.buffer import RolloutBuffer
 from actors.controller import Controller
-from actors.plan import Plan
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerLost
-from rollout.config import EvalConfig, RolloutConfig
 from rollout.engine import EngineDead, WeightsDisagree
 from rollout.event_log import JournalBroken
 from rollout.storage import InUse
-from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
 from trainer.phases import RLoopSchedule
 
 DEADLINE_S = 400.0
 """Virtual seconds that a run may take, its restarts included."""
-GROUPS_PER_STEP = GROUP_SIZE = 2
-MAX_NEW_TOKENS = 20
-RUN_SEED = 7
 _CALL_S = 2.0
-_STALL_S = 15.0
 _LEASE_S = 3.0
 _NOTICE_S = 4.0
 _HEALTHY = WorkerFate(token_s=0.02)
@@ -48,7 +43,7 @@ _FROM_WORKERS = frozenset({"lease", "report", "revoked", "give_back", "finish"})
 # What may end a run without being anybody's mistake: it is restarted. All else is a violation.
 _MISFORTUNE = (PeerLost, DeadlineExceeded, TimeoutError, JournalBroken, InUse, OSError)
 _EXCUSE_S = 12.0  # a fault may be felt so much later: less than a stall takes to be noticed
-_BROKEN_S = _STALL_S + 5.0  # a journal that a full disk broke stays broken until its writer is replaced
+_BROKEN_S = STALL_S + 5.0  # a journal that a full disk broke stays broken until its writer is replaced
 
 
 class Unexcused(AssertionError):
@@ -83,7 +78,8 @@ class World:
         self._end_of_life: asyncio.Future[None] = self.loop.create_future()
         verifiers = Address(self.loop.process("verifiers"), FakeVerifiers(self.network))
         self._verifiers = Peer(self.network, verifiers, _CALL_S)
-        self._configure()
+        self.config, self.plan = rollout_config(scenario), plan(scenario)
+        self.train, self.held_out = training_prompts(scenario), held_out_prompts()
 
     def run(self) -> None:
         """Run to the end.
@@ -92,54 +88,16 @@ class World:
             Deadlock, OutOfTime: When the run does not finish.
             Exception: Whatever ended the core or a worker and is not a misfortune.
         """
-        self.network.later(self.scenario.weather_until, self._clear_up)
+        self.network.later(self.scenario.weather_until, setattr, self.network, "weather", CALM)
         try:
             self.loop.run(self._drive(), self._driver, DEADLINE_S)
         finally:
             self.loop.abandon()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    # -- configuration ----------------------------------------------------------------------------------------
-
-    def _configure(self) -> None:
-        s = self.scenario
-        self.config = RolloutConfig(
-            group_size=GROUP_SIZE,
-            groups_per_step=GROUPS_PER_STEP,
-            max_staleness=s.staleness,
-            oversample=s.oversample,
-            max_concurrent=s.max_concurrent,
-            report_every_s=1.0,
-            max_new_tokens=MAX_NEW_TOKENS,
-            context_length=64,
-            drop_zero_variance=s.drop_zero_variance,
-            max_failed_frac=1.0,
-            deterministic=s.deterministic,
-        )
-        optim, sft = OptimConfig(), SFTConfig(batch_size=2)
-        self.plan = Plan(
-            schedule=ScheduleConfig(iterations=s.phases, rl_steps=s.rl_steps, min_experts=s.min_experts),
-            rl=optim,
-            rft=sft,
-            warmup=sft,
-            eval=EvalConfig(samples=2, ks=(1,)),
-            warmup_dataset="",
-            base_cache="",
-            seed=RUN_SEED,
-            stall_s=_STALL_S,
-            checkpoint_every_s=s.checkpoint_every_s,
-            config_digest="simulated",
-            overlap_sync=s.staleness > 0,
-        )
-        self.train = training_prompts(s)
-        self.held_out = held_out_prompts()
-
     def say(self, what: str) -> None:
         if self._tell:
             self._tell(f"{self.loop.time():8.3f}  {what}")
-
-    def _clear_up(self) -> None:
-        self.network.weather = CALM
 
     # -- the driver -------------------------------------------------------------------------------------------
 
@@ -188,11 +146,11 @@ class World:
         for role in ROLES:
             self._core[role] = process = self.loop.process(f"{role}-{self.lives}")
             process.on_death.append(lambda process=process: self._died(process))
-            process.on_death.append(lambda name=process.name, life=self._end_of_life: self._notice_later(name, life))
+            process.on_death.append(lambda name=process.name, life=self._end_of_life: self._give_up_soon(name, life))
             if death and role == death.role:
                 self._doom(process, death)
         if self.lives == 1 and self.scenario.buffer_stop:
-            self._stop_later(self._core["buffer"], self.scenario.buffer_stop)
+            self._stop_later(self._core["buffer"], self.scenario.buffer_stop, self._end_of_life)
         for role, make in (
             ("buffer", self._make_buffer),
             ("learner", self._make_learner),
@@ -203,12 +161,12 @@ class World:
             self._take_address(role, process, process.context.run(make, Mount(self.disk, process)))
         return self._peer("controller", 1e9)
 
-    def _notice_later(self, name: str, life: "asyncio.Future[None]") -> None:
-        """Whoever watches over the core sees a death in a while, if nobody in the core has felt it before."""
+    def _give_up_soon(self, name: str, life: "asyncio.Future[None]") -> None:
+        """Whoever watches over the core misses a process in a while, if nobody in the core has felt it before."""
 
         def notice() -> None:
             if not life.done():
-                life.set_exception(PeerLost(f"{name} is seen to be dead"))
+                life.set_exception(PeerLost(f"{name} does not answer who watches over it"))
                 life.exception()
 
         self.network.later(self._random.random() * _NOTICE_S, notice)
@@ -225,13 +183,10 @@ class World:
 
     def _end_core(self) -> None:
         self._ready = False
-        for process in self._core.values():
-            if not (process.stopped and self._is_unreachable(process)):
-                process.kill()
-
-    def _is_unreachable(self, process: Process) -> bool:
         stop = self.scenario.buffer_stop
-        return bool(stop and stop.unreachable and process.name == "buffer-1")
+        for process in self._core.values():
+            if not (process.stopped and stop and stop.unreachable):
+                process.kill()
 
     def _take_address(self, role: str, process: Process, target: Any) -> None:
         if address := self._addresses.get(role):
@@ -256,7 +211,7 @@ class World:
             self.plan,
             self._scratch,
             RLoopSchedule(self.scenario.phases) if self.scenario.rft else RLOnly(self.scenario.phases),
-            Peer(self.network, self._addresses["buffer"], _STALL_S + _CALL_S, repeated=_SAID_TWICE),
+            Peer(self.network, self._addresses["buffer"], STALL_S + _CALL_S, repeated=_SAID_TWICE),
             self._peer("learner", 10.0),
             self._peer("broadcaster", 20.0),
             mount,
@@ -362,13 +317,17 @@ class World:
             self.faults.note("weights refused")
         return refused
 
-    def _stop_later(self, process: Process, stop: Stop) -> None:
+    def _stop_later(self, process: Process, stop: Stop, life: "asyncio.Future[None] | None" = None) -> None:
+        """`life`, if it is one of the core, is given up while a process of it cannot be reached."""
+
         def fall_silent() -> None:
             if process.alive:
                 process.stopped = True
                 self.faults.note("stop of " + process.name.rpartition("-")[0])
                 self.say(f"{process.name} falls silent")
                 self.network.later(stop.seconds, come_back)
+                if life and stop.unreachable:
+                    self._give_up_soon(process.name, life)
 
         def freeze() -> None:
             fall_silent()
@@ -379,11 +338,30 @@ class World:
                 self.faults.recent()
                 self.say(f"{process.name} is back")
                 self.loop.resume(process)
+                if life and stop.unreachable:
+                    self._after_a_zombie(process, stop)
 
         if stop.point < 0:
             self.network.later(stop.at, fall_silent)
         else:
-            process.stops_at, process.on_stop = stop.point, freeze
+            process.stops_at, process.stop_skips, process.on_stop = stop.point, stop.skips, freeze
+
+    def _after_a_zombie(self, process: Process, stop: Stop) -> None:
+        """A process of the first life is back: perhaps its successor dies, and it is ended itself if it has one."""
+
+        def successor_dies() -> None:
+            successor = self._core["buffer"]
+            if successor is not process and successor.alive:
+                self.faults.note("death of a zombie's successor")
+                successor.kill()
+
+        def is_ended() -> None:
+            if self.lives > 1:
+                process.kill()
+
+        if stop.encore_s < math.inf:
+            self.network.later(stop.encore_s, successor_dies)
+        self.network.later(1.5 + self._random.random() * _NOTICE_S, is_ended)  # no pause between lives is as long
 
 
 def _name(worker: Peer) -> str:

@@ -1,0 +1,50 @@
+"""What the run of a scenario is configured to do."""
+
+from scenario import Scenario
+
+from actors.plan import Plan
+from rollout.config import EvalConfig, RolloutConfig
+from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+
+GROUPS_PER_STEP = GROUP_SIZE = 2
+MAX_NEW_TOKENS = 20
+RUN_SEED = 7
+STALL_S = 15.0
+
+
+def rollout_config(scenario: Scenario) -> RolloutConfig:
+    """Groups, staleness, admission."""
+    return RolloutConfig(
+        group_size=GROUP_SIZE,
+        groups_per_step=GROUPS_PER_STEP,
+        max_staleness=scenario.staleness,
+        oversample=scenario.oversample,
+        max_concurrent=scenario.max_concurrent,
+        report_every_s=1.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+        context_length=64,
+        drop_zero_variance=scenario.drop_zero_variance,
+        max_failed_frac=1.0,
+        deterministic=scenario.deterministic,
+    )
+
+
+def plan(scenario: Scenario) -> Plan:
+    """Phases and checkpoints."""
+    optim, sft = OptimConfig(), SFTConfig(batch_size=2)
+    return Plan(
+        schedule=ScheduleConfig(
+            iterations=scenario.phases, rl_steps=scenario.rl_steps, min_experts=scenario.min_experts
+        ),
+        rl=optim,
+        rft=sft,
+        warmup=sft,
+        eval=EvalConfig(samples=2, ks=(1,)),
+        warmup_dataset="",
+        base_cache="",
+        seed=RUN_SEED,
+        stall_s=STALL_S,
+        checkpoint_every_s=scenario.checkpoint_every_s,
+        config_digest="simulated",
+        overlap_sync=scenario.staleness > 0,
+    )
