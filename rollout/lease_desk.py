@@ -90,5 +90,6 @@ class LeaseDesk:
         if self._config.deterministic:
             self._books.discard(key, unfinished.samples(key), "deterministic")
         elif isinstance(phase, RLPhase):
-            stale = unfinished.stale_samples(key, phase.version, self._config.max_staleness)
+            next_new = phase.version + len(phase.recorded)  # recorded steps are trained again before any new group
+            stale = unfinished.stale_samples(key, next_new, self._config.max_staleness)
             self._books.discard(key, stale, "stale")

@@ -673,6 +673,26 @@ def test_an_answer_too_old_to_be_trained_starts_again_and_its_sibling_does_not(t
     run(test)
 
 
+def test_while_steps_are_trained_again_an_answer_that_will_be_too_old_after_them_starts_again(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        [slow] = await buffer.lease("w", NEWEST, 1, 0)
+        await buffer.report("w", report(slow, tokens(0, 0, [7], version=0)))
+        for version in (0, 1):
+            await step(buffer, version, max_groups=1)
+        crash(buffer)
+        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        info, _ = await buffer.next_batch(1)
+        await buffer.trained(info.groups, 1)
+        await buffer.new_version(1)  # one more recorded step comes before any new group
+        [again] = await buffer.lease("v", NEWEST, 1, 0)
+        assert (again.key, again.pieces) == (slow.key, ())
+
+    run(test)
+
+
 def test_a_deterministic_run_draws_each_answer_in_one_go(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, deterministic=True)
