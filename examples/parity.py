@@ -1,4 +1,4 @@
-"""The simplest thing that a policy can learn: answers with an even number of characters. Every model gets it half right.
+"""The simplest thing that a policy can learn: answers with an even number of characters. Any model is half right.
 
     rloop train recipes/smoke.yaml
 
