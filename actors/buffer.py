@@ -228,7 +228,7 @@ class RolloutBuffer:
         Waits up to `wait_s` for some. Until they are given back they are named again, and may still be finished.
         """
         until = asyncio.get_running_loop().time() + wait_s
-        while not (keys := self._desk.out.of(worker) if self._surplus else []):
+        while not (keys := self._unwanted(worker)):
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 break
@@ -311,6 +311,7 @@ class RolloutBuffer:
             self._changes.notify()  # there is room for a replacement
         return phase.batch() or (
             f"{len(phase.ready)} of {phase.groups_per_step} groups are ready, "
+            f"{len(phase.late)} that the next step could not train are awaited, "
             f"{phase.admission.capacity(self._desk.max_in_flight)} may be started; {self._desk.describe()}"
         )
 
@@ -393,6 +394,8 @@ class RolloutBuffer:
         self._books.record(Dropped(key, reason))
         self._dropped[reason] += 1
 
-    @property
-    def _surplus(self) -> bool:
-        return isinstance(self._phase, RLPhase) and self._phase.admission.surplus
+    def _unwanted(self, worker: str) -> list[GroupKey]:
+        phase = self._phase
+        if not isinstance(phase, RLPhase) or not phase.admission.surplus:
+            return []
+        return [key for key in self._desk.out.of(worker) if key not in phase.late]

@@ -60,9 +60,16 @@ class _Running:
     """Requests that the engine has."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when an interrupted group has no request left."""
+    began: bool = False
+    """True from its first request on."""
     interrupted: bool = False
     delivered: bool = False
     """True from when its answers are on their way to the buffer."""
+
+    @property
+    def generates(self) -> bool:
+        """False while its answers are scored or delivered: then there is room for another group in the engine."""
+        return bool(self.requests) or not self.began
 
     async def unless_interrupted(self) -> None:
         """Go on, or wait for the end: the lease of an interrupted group is on its way back."""
@@ -104,6 +111,7 @@ class RolloutWorker:
         self._lost_since: float | None = None
         self._attested = self._engine.version
         self._attestations = Changes()
+        self._room = Changes()
         self._tokens = 0
         self._doubted = asyncio.Event()
         self._retired = ""
@@ -181,7 +189,8 @@ class RolloutWorker:
 
     async def _pull(self) -> None:
         while True:
-            room = self._max_concurrent - len(self._groups)
+            self._reap()
+            room = self._max_concurrent - sum(running.generates for running in self._groups.values())
             if self._doubted.is_set():
                 await asyncio.sleep(_PAUSE_S)
             elif room > 0:
@@ -194,16 +203,15 @@ class RolloutWorker:
                     self._begin(lease)
                 if not leases:
                     await asyncio.sleep(_PAUSE_S)
-            if self._groups and (room <= 0 or len(self._groups) >= self._max_concurrent):
-                tasks = [running.task for running in self._groups.values() if running.task]
-                await asyncio.wait(tasks, timeout=_ASK_S, return_when=asyncio.FIRST_COMPLETED)
-            self._reap()
+            else:
+                await self._room.wait(_ASK_S)
 
     def _begin(self, lease: Lease) -> None:
         if (earlier := self._groups.get(lease.key)) and earlier.task:  # its lease expired, and came back here
             earlier.task.cancel()
         running = self._groups[lease.key] = _Running(lease, AnswerLog(lease.pieces))
         running.task = asyncio.create_task(self._serve(running))
+        running.task.add_done_callback(lambda _: self._room.notify())
 
     def _reap(self) -> None:
         for key, running in list(self._groups.items()):
@@ -307,6 +315,7 @@ class RolloutWorker:
         await running.unless_interrupted()
         request = _request(lease, call, sample_index, prompt_ids, known)
         running.requests.add(request.id)
+        running.began = True
         try:
             async for piece in self._engine.generate(request):
                 log.add(sample_index, call, piece)
@@ -318,6 +327,7 @@ class RolloutWorker:
             running.requests.discard(request.id)
             if not running.requests:
                 running.idle.set()
+                self._room.notify()
         answer = log.answer(sample_index, call)
         if answer.finish_reason is None:
             await running.unless_interrupted()

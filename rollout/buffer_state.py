@@ -3,6 +3,7 @@
 Plain bookkeeping in one thread: no journal, no leases, no waiting. The buffer (`actors.buffer`) asks, and records.
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +65,7 @@ class RLPhase:
         self._order = order
         self._curator = curator
         self._config = config
+        self._oldest: dict[GroupKey, int] = {}  # running group → the engines' version of its oldest token
         self._barren: Counter[str] = Counter()  # groups dropped since the last accepted one, by reason
         self._rewards: list[float] = []  # of everything scored since the last step, trained or not
         self._failures: deque[tuple[int, int]] = deque(maxlen=_JUDGED_STEPS * config.groups_per_step)
@@ -81,13 +83,20 @@ class RLPhase:
             self.admission.start()
         return [self._order.next() for _ in range(count)]
 
+    def leased(self, key: GroupKey, oldest: int | None) -> None:
+        """A group runs whose oldest token, if it has one already, is of this version."""
+        now = self.admission.version
+        self._oldest[key] = now if oldest is None else min(oldest, now)
+
     def put_back(self, key: GroupKey) -> None:
         """A lease ended without a result."""
+        self._oldest.pop(key, None)
         self.admission.reject()
         self._order.put_back(key)
 
     def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
         """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
+        self._oldest.pop(group.key, None)
         self._rewards += [float(reward) for reward in group.rewards]
         self._judge(group)
         curated, reason = None, "failed"
@@ -123,7 +132,7 @@ class RLPhase:
             info, batch = training_batch(self.recorded[0].groups, self.version)
             return replace(info, recorded=len(self.recorded)), batch
         self._refuse_failures()
-        if len(self.ready) < self.groups_per_step:
+        if len(self.ready) < self.groups_per_step or (self._config.wait_for_late and self.late):
             self._refuse_barren()
             return None
         self.ready.sort(key=self._age)
@@ -132,6 +141,12 @@ class RLPhase:
             mean = sum(self._rewards) / len(self._rewards)
             info = replace(info, metrics=info.metrics | {"reward_generated": mean})
         return info, batch
+
+    @property
+    def late(self) -> list[GroupKey]:
+        """Running groups that this step can still train and the next one cannot."""
+        last = self.version - math.floor(self._config.max_staleness)
+        return [key for key, oldest in self._oldest.items() if oldest == last]
 
     def is_recorded(self, keys: Sequence[GroupKey], version: int) -> bool:
         """True when these groups are the next step to be trained again.
@@ -207,6 +222,9 @@ class EvalPhase:
     def take(self, max_groups: int, max_in_flight: int) -> list[GroupKey]:
         """Groups to lease now: everything that is pending."""
         return [self.pending.popleft() for _ in range(min(max_groups, len(self.pending)))]
+
+    def leased(self, key: GroupKey, oldest: int | None) -> None:
+        """A group runs; held-out answers are never too old."""
 
     def put_back(self, key: GroupKey) -> None:
         """A lease ended without a result."""

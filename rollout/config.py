@@ -78,13 +78,16 @@ class RolloutConfig(BaseModel):
         le=64,
         description="Policy versions a trained token may be old (η); 0 is synchronous training.",
     )
+    wait_for_late: bool = Field(
+        True, description="A step waits for answers that would be too old for the next one; false drops them."
+    )
     oversample: float = Field(
         1.0,
         ge=1,
         le=8,
         description="Groups started per group needed (APRIL's N'/N); the rest is interrupted, and goes on later.",
     )
-    max_concurrent: int = Field(32, ge=1, description="Groups in flight per worker at most.")
+    max_concurrent: int = Field(32, ge=1, description="Groups generated at once per worker.")
     report_every_s: float = Field(
         2.0, gt=0, le=600, description="Seconds between reports of unfinished answers: what a lost worker may cost."
     )

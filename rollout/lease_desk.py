@@ -4,6 +4,7 @@ One thread, no waiting: the buffer (`actors.buffer`) waits, and makes durable wh
 """
 
 import logging
+import math
 from collections.abc import Callable
 
 from rollout.bookkeeper import Bookkeeper
@@ -15,6 +16,8 @@ from rollout.prompt_set import PromptSet
 from rollout.records import GroupKey, GroupProgress, Lease, Sampling
 
 logger = logging.getLogger(__name__)
+
+_ON_THEIR_WAY = 1.25  # leases per group that is generated: the others are scored and delivered meanwhile
 
 
 class LeaseDesk:
@@ -43,8 +46,8 @@ class LeaseDesk:
 
     @property
     def max_in_flight(self) -> int:
-        """Groups that the workers have room for."""
-        return self._config.max_concurrent * len(self.workers)
+        """Leases that may be out: what the workers generate at once, and a quarter more on its way in."""
+        return math.ceil(_ON_THEIR_WAY * self._config.max_concurrent) * len(self.workers)
 
     def grant(self, phase: RLPhase | EvalPhase, worker: str, max_groups: int) -> list[Lease]:
         """What the phase allows now; leases that were not renewed in time are free before."""
@@ -82,7 +85,10 @@ class LeaseDesk:
         if isinstance(phase, EvalPhase):
             samples, temperature = phase.samples, phase.temperature
         sampling = Sampling(self._config.max_new_tokens, temperature, self._seed)
-        return Lease(key, self._prompts[key], samples, sampling, attempt, self._books.unfinished.pieces(key))
+        pieces = self._books.unfinished.pieces(key)
+        versions = [int(piece.segment.versions.min()) for piece in pieces if len(piece.segment)]
+        phase.leased(key, min(versions, default=None))
+        return Lease(key, self._prompts[key], samples, sampling, attempt, pieces)
 
     def _discard_unusable(self, phase: RLPhase | EvalPhase, key: GroupKey) -> None:
         """Let samples start again whose tokens would be too old to be trained, or must be drawn in one go."""

@@ -18,6 +18,7 @@ def rollout_config(scenario: Scenario) -> RolloutConfig:
         group_size=GROUP_SIZE,
         groups_per_step=GROUPS_PER_STEP,
         max_staleness=scenario.staleness,
+        wait_for_late=scenario.seed % 3 == 0,
         oversample=scenario.oversample,
         max_concurrent=scenario.max_concurrent,
         report_every_s=1.0,

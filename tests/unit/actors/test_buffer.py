@@ -162,9 +162,9 @@ def test_generation_runs_ahead_by_the_bound_and_never_past_the_phase(tmp_path: P
 
 def test_each_worker_adds_its_own_room(tmp_path: Path):
     async def test() -> None:
-        buffer = make(tmp_path, max_staleness=9, max_concurrent=3)
+        buffer = make(tmp_path, max_staleness=9, max_concurrent=4)
         await buffer.begin_rl(0, steps=50, version=0)
-        assert [len(await buffer.lease(w, NEWEST, 3, 0)) for w in ("a", "b", "a")] == [3, 3, 0]
+        assert [len(await buffer.lease(w, NEWEST, 5, 0)) for w in ("a", "b", "a")] == [5, 5, 0]
 
     run(test)
 
@@ -299,7 +299,7 @@ def test_all_groups_are_kept_when_the_run_says_so(tmp_path: Path):
 
 def test_a_token_too_old_at_consumption_drops_its_group_and_another_is_generated(tmp_path: Path):
     async def test() -> None:
-        buffer = make(tmp_path, max_staleness=1)
+        buffer = make(tmp_path, max_staleness=1, wait_for_late=False)
         await buffer.begin_rl(0, steps=9, version=0)
         late, *others = await buffer.lease("w", NEWEST, 3, 0)
         for lease in others:
@@ -315,6 +315,50 @@ def test_a_token_too_old_at_consumption_drops_its_group_and_another_is_generated
         assert info.metrics["staleness_max"] <= 1
         status = await buffer.status()
         assert (status.dropped, status.capacity) == ({"stale": 1}, 2)  # its own slot, and the one not leased
+
+    run(test)
+
+
+def test_a_step_waits_for_an_answer_that_the_next_one_could_not_train(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        late, *others = await buffer.lease("w", NEWEST, 3, 0)
+        for lease in others:
+            await buffer.finish("w", lease.attempt, answer(lease))
+        await step(buffer, 0)  # of version 0, as is the late one: age 0, no hurry
+        for lease in await buffer.lease("w", NEWEST, 9, 0):
+            await buffer.finish("w", lease.attempt, answer(lease, version=1))
+        with pytest.raises(TimeoutError, match="1 that the next step could not train are awaited"):
+            await buffer.next_batch(0)
+        await buffer.finish("w", late.attempt, answer(late))
+        assert late.key in (await buffer.next_batch(0))[0].groups
+        assert (await buffer.status()).dropped == {}
+
+    run(test)
+
+
+def test_a_late_answer_is_not_interrupted_and_a_lost_one_not_awaited(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1, oversample=2.0)
+        await buffer.begin_rl(0, steps=9, version=0)
+        first = await buffer.lease("w", NEWEST, 9, 0)
+        for lease in first[:2]:
+            await buffer.finish("w", lease.attempt, answer(lease))
+        await buffer.give_back("w", report(first[2], tokens(0, 0, [7])) + report(first[3], tokens(0, 0, [7])))
+        info, _ = await buffer.next_batch(0)
+        await buffer.trained(info.groups, 1)
+        await buffer.new_version(1)
+        slow, lost, *others = await buffer.lease("w", NEWEST, 9, 0)
+        assert {slow.key, lost.key} == {x.key for x in first[2:]}
+        for lease in others:
+            await buffer.finish("w", lease.attempt, answer(lease, version=1))
+        assert await buffer.revoked("w", 0) == []  # the round is complete, and these two can wait no longer
+        await buffer.give_back("w", report(lost))
+        with pytest.raises(TimeoutError, match="1 that the next step could not train"):
+            await buffer.next_batch(0)
+        await buffer.finish("w", slow.attempt, answer(slow))
+        assert slow.key in (await buffer.next_batch(0))[0].groups
 
     run(test)
 
@@ -652,7 +696,7 @@ def test_missing_tokens_are_an_error_and_not_a_hole(tmp_path: Path):
 
 def test_an_answer_too_old_to_be_trained_starts_again_and_its_sibling_does_not(tmp_path: Path):
     async def test() -> None:
-        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        buffer = make(tmp_path, wait_for_late=False, max_staleness=1, groups_per_step=1)
         await buffer.begin_rl(0, steps=9, version=0)
         [slow] = await buffer.lease("w", NEWEST, 1, 0)
         await buffer.report("w", report(slow, tokens(0, 0, [7], version=0)))
@@ -665,7 +709,7 @@ def test_an_answer_too_old_to_be_trained_starts_again_and_its_sibling_does_not(t
         assert [(p.sample_index, p.segment.token_ids.tolist()) for p in again.pieces] == [(1, [6, 6])]
         await buffer.report("v", report(again, tokens(0, 0, [3, 3], version=2)))
         crash(buffer)
-        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        buffer = make(tmp_path, wait_for_late=False, max_staleness=1, groups_per_step=1)
         await buffer.begin_rl(0, steps=9, version=2, done_steps=2)
         [third] = await buffer.lease("v", NEWEST, 1, 0)
         assert [(p.sample_index, p.segment.token_ids.tolist()) for p in third.pieces] == [(0, [3, 3]), (1, [6, 6])]
@@ -675,14 +719,14 @@ def test_an_answer_too_old_to_be_trained_starts_again_and_its_sibling_does_not(t
 
 def test_while_steps_are_trained_again_an_answer_that_will_be_too_old_after_them_starts_again(tmp_path: Path):
     async def test() -> None:
-        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        buffer = make(tmp_path, wait_for_late=False, max_staleness=1, groups_per_step=1)
         await buffer.begin_rl(0, steps=9, version=0)
         [slow] = await buffer.lease("w", NEWEST, 1, 0)
         await buffer.report("w", report(slow, tokens(0, 0, [7], version=0)))
         for version in (0, 1):
             await step(buffer, version, max_groups=1)
         crash(buffer)
-        buffer = make(tmp_path, max_staleness=1, groups_per_step=1)
+        buffer = make(tmp_path, wait_for_late=False, max_staleness=1, groups_per_step=1)
         await buffer.begin_rl(0, steps=9, version=0)
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)

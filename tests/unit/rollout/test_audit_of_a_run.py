@@ -18,7 +18,7 @@ from verifiers.records import Verdict
 TRAIN = [Prompt(f"p{i}", f"problem {i}", (1, 2), str(i)) for i in range(13)]
 HELD_OUT = [Prompt(f"e{i}", f"held out {i}", (3,), str(i)) for i in range(3)]
 ANSWERS = {"rl": 3, "eval": 4}
-ETA_1 = RolloutConfig(group_size=3, groups_per_step=2, max_staleness=1, max_concurrent=8)
+ETA_1 = RolloutConfig(group_size=3, groups_per_step=2, max_staleness=1, max_concurrent=8, wait_for_late=False)
 TORN = b"\xabRL\xba\x00\x00torn"
 WHOLE = (50, 9)  # the tokens of every answer
 
