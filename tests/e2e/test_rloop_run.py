@@ -1,5 +1,6 @@
 """A small whole run, and what its numbers must say. Then the same run, killed half way and resumed."""
 
+import json
 import signal
 import subprocess
 import time
@@ -132,7 +133,8 @@ def test_a_killed_engine_is_replaced_and_the_run_goes_on(run, runs):
     assert len(engines) == 1
     engines[0].kill()
     assert process.wait(300) == 0
-    assert "a rollout worker is replaced" in (hurt.root / "logs" / "driver.log").read_text()
+    [incident] = map(json.loads, (hurt.root / "incidents.jsonl").read_text().splitlines())
+    assert (incident["victim"], incident["action"]) == ("rollout-worker-0", "it is replaced")
     steps = hurt.steps("rl")
     assert [row["step"] for row in steps] == list(range(1, 11))
     syncs = hurt.steps("sync")
