@@ -189,17 +189,18 @@ class RolloutBuffer:
         a transfer, or asked before one.
         """
         self._desk.workers.add(worker)
-        until = asyncio.get_running_loop().time() + wait_s
-        while version >= self._version:
-            phase = self._phase
-            if isinstance(phase, RLPhase | EvalPhase) and (leases := self._desk.grant(phase, worker, max_groups)):
-                await self._books.sync()  # a restart must not give the same lease to somebody else
-                return leases
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            await self._changes.wait(min(left, max(self._desk.out.next_expiry_s(), 0.01)))
-        return []
+
+        def grant() -> list[Lease] | None:
+            if version < self._version:
+                return []
+            if not isinstance(self._phase, RLPhase | EvalPhase):
+                return None
+            return self._desk.grant(self._phase, worker, max_groups) or None
+
+        leases = await self._changes.first(grant, wait_s, lambda: max(self._desk.out.next_expiry_s(), 0.01)) or []
+        if leases:
+            await self._books.sync()  # a restart must not give the same lease to somebody else
+        return leases
 
     async def report(self, worker: str, progress: Sequence[GroupProgress]) -> list[GroupKey]:
         """Keep leases alive and keep what is known of their answers; durable when it returns.
@@ -227,13 +228,7 @@ class RolloutBuffer:
 
         Waits up to `wait_s` for some. Until they are given back they are named again, and may still be finished.
         """
-        until = asyncio.get_running_loop().time() + wait_s
-        while not (keys := self._unwanted(worker)):
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            await self._changes.wait(left)
-        return keys
+        return await self._changes.first(lambda: self._unwanted(worker) or None, wait_s) or []
 
     async def worker_lost(self, worker: str) -> None:
         """A worker is known to be dead: its groups are free at once."""

@@ -12,7 +12,7 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,25 +25,26 @@ from actors.ray_settings import prepare_local_cluster
 
 prepare_local_cluster()  # before anything imports Ray
 
-from actors import ray_app  # noqa: E402
-from actors.broadcaster import WeightBroadcaster  # noqa: E402
-from actors.buffer import RolloutBuffer  # noqa: E402
-from actors.controller import Controller  # noqa: E402
-from actors.learner_group import LearnerGroup  # noqa: E402
-from actors.plan import Plan  # noqa: E402
-from actors.rollout_worker import RolloutWorker  # noqa: E402
-from actors.verifier_pool import VerifierPool  # noqa: E402
-from cluster.casting import make_decoder, make_engine  # noqa: E402
-from cluster.materials import probe_sequences  # noqa: E402
-from rollout.audit import audit  # noqa: E402
-from rollout.config import EngineConfig, EvalConfig, RolloutConfig  # noqa: E402
-from rollout.engine_env import ENGINE_ENV  # noqa: E402
-from rollout.records import GenerationRequest, GroupKey, Prompt  # noqa: E402
-from rollout.seeds import sample_seed  # noqa: E402
-from rollout.storage import LocalDisk  # noqa: E402
-from trainer.config import OptimConfig, RLConfig, ScheduleConfig, ScratchConfig, SFTConfig, TrainerConfig  # noqa: E402
-from trainer.learner import LearnerRank  # noqa: E402
-from trainer.phases import Phase  # noqa: E402
+from actors import ray_app
+from actors.broadcaster import WeightBroadcaster
+from actors.buffer import RolloutBuffer
+from actors.controller import Controller
+from actors.learner_group import LearnerGroup
+from actors.plan import Plan
+from actors.rollout_worker import RolloutWorker
+from actors.verifier_pool import VerifierPool
+from cluster.casting import make_decoder, make_engine
+from cluster.materials import probe_sequences
+from cluster.workforce import close_all
+from rollout.audit import audit
+from rollout.config import EngineConfig, EvalConfig, RolloutConfig
+from rollout.engine_env import ENGINE_ENV
+from rollout.records import GenerationRequest, GroupKey, Prompt
+from rollout.seeds import sample_seed
+from rollout.storage import LocalDisk
+from trainer.config import OptimConfig, RLConfig, ScheduleConfig, ScratchConfig, SFTConfig, TrainerConfig
+from trainer.learner import LearnerRank
+from trainer.phases import Phase
 
 GROUPS, SIBLINGS, TOKENS, CONTEXT = 16, 8, 200, 224
 CONCURRENT = 32
@@ -288,7 +289,16 @@ async def measure(folder: Path, steps: int, rounds: int) -> list[Row]:
             say(f"round {number + 1} of {rounds}: {variant.name}")
             named = Variant(f"{variant.name} {number}", variant.max_staleness, variant.oversample)
             measured[variant].append(await stage.run(named))
-    await close(stage)
+    await close_all(
+        {
+            "worker": stage.worker,
+            "bare engine": stage.bare,
+            "learner": stage.rank,
+            "buffer": stage.buffer,
+            "verifiers": stage.verifiers,
+        },
+        seconds=20,
+    )
     return rows(tokens, min(bare), min(alone), min(train), {v: min(m, key=_seconds) for v, m in measured.items()})
 
 
@@ -315,25 +325,6 @@ def rows(tokens: int, bare: float, alone: float, train: float, measured: dict[Va
             Row("  tokens never trained", found.lost, "ratio", better="lower"),
         ]
     return table
-
-
-async def close(stage: Stage) -> None:
-    """Take everybody down."""
-
-    async def down(peer: Any) -> None:
-        await _quietly(peer.call("close"))
-        peer.kill()
-
-    await asyncio.gather(
-        *(down(peer) for peer in (stage.worker, stage.bare, stage.rank, stage.buffer, stage.verifiers))
-    )
-
-
-async def _quietly(work: Awaitable[Any]) -> None:
-    try:
-        await asyncio.wait_for(work, 20)
-    except Exception as error:
-        say(f"did not close: {error}")
 
 
 def say(what: str) -> None:

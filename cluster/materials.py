@@ -17,7 +17,7 @@ from rollout.countdown import CountdownProblem, demonstrations, problems
 from rollout.datasets import write_supervised
 from rollout.prompts import DataError, RawProblem, encode_prompts, load_prompts
 from rollout.records import IntArray, Prompt
-from trainer.directories import write_atomically
+from rollout.storage import LocalDisk
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -59,7 +59,7 @@ def prepare(config: "RunConfig", run_dir: Path) -> Materials:
         recipe = Recipe(**json.loads(noted.read_text()))
     else:
         recipe = _make_recipe(config, run_dir)
-        write_atomically(noted, json.dumps(asdict(recipe), indent=1) + "\n")
+        LocalDisk(run_dir).replace(noted.name, json.dumps(asdict(recipe), indent=1).encode())
     tokenizer = load_tokenizer(recipe.model_dir)
     train, held_out = load_problems(config, tokenizer)
     return Materials(recipe, train, held_out, probe_sequences(len(tokenizer), config.rollout.context_length))

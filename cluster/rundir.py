@@ -16,7 +16,7 @@ from actors.records import BufferStatus, EvalRow, RunStatus
 from cluster.config import RunConfig, may_change
 from cluster.fields import as_yaml
 from cluster.settings import Refused, load
-from trainer.directories import write_atomically
+from rollout.storage import LocalDisk
 
 CONTENTS = {
     "config.yaml": "the resolved configuration; a recipe that runs again",
@@ -75,7 +75,7 @@ class RunDir:
 
     def record(self, config: RunConfig) -> None:
         """Keep what a resume was allowed to change, so that the next one goes on with it."""
-        write_atomically(self.config, as_yaml(config))
+        LocalDisk(self.root).replace(self.config.name, as_yaml(config).encode())
 
     @contextmanager
     def claim(self) -> Iterator[None]:

@@ -63,8 +63,6 @@ class PhaseBegun:
     """Policy version at the start."""
     steps: int = 0
     done_steps: int = 0
-    limit: int = 0
-    """Groups that the phase may still accept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,15 +29,6 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file durably: a reader, or a crash, sees the old text or the new one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    _sync(draft)
-    draft.replace(path)
-    _sync(path.parent)
-
-
 def copy_directory(source: Path, target: Path) -> None:
     """Copy atomically; an existing target wins, also one that another run makes at this moment."""
     if target.exists():

@@ -43,7 +43,7 @@ DATA = "d" * 64
 KEY = GroupKey("train", 0, "p0")
 EVENTS = [
     Opened(1, DATA, "process 1 on here"),
-    PhaseBegun("rl", 1, 20, 50, 10, limit=640),
+    PhaseBegun("rl", 1, 20, 50, 10),
     Leased(KEY, "w0", 0),
     Progressed(KEY, "w0", 0, PayloadRef(1, 2), 64),
     Released(KEY, "expired"),
