@@ -5,7 +5,8 @@
 Real actors on Ray: buffer, verifier pool, one rollout worker with a vLLM engine, one learner rank; controller and
 broadcaster live here. The policy is random, so answers end with equal chance after each token: most are short, a few
 are ten times as long. Every variant does the same steps on the same problems with the same seeds. Beside them, in the
-same run: generation alone, training alone on the same batches, and the engine without a worker around it.
+same run: generation alone, training alone on the same batches, both without anything between them, and the engine
+without a worker around it.
 """
 
 import asyncio
@@ -46,10 +47,10 @@ from trainer.config import OptimConfig, RLConfig, ScheduleConfig, ScratchConfig,
 from trainer.learner import LearnerRank
 from trainer.phases import Phase
 
-GROUPS, SIBLINGS, TOKENS, CONTEXT = 16, 8, 200, 224
-CONCURRENT = 32
-"""Groups in flight at most: 256 decode slots."""
-SCRATCH = ScratchConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=256)
+GROUPS, SIBLINGS, TOKENS, CONTEXT = 8, 8, 200, 224
+CONCURRENT = 16
+"""Groups in flight at most: 128 decode slots."""
+SCRATCH = ScratchConfig(hidden_size=320, num_layers=5, num_heads=5, num_kv_heads=1, intermediate_size=896)
 ENGINE = EngineConfig(kv_cache_mb=512, max_num_seqs=CONCURRENT * SIBLINGS)
 TRAINER = TrainerConfig(
     compute_dtype="float32", micro_batch_tokens=4096, rl=RLConfig(optim=OptimConfig(lr=1e-9))
@@ -206,6 +207,17 @@ class Stage:
             await self.rank.step(batch, "rl")
         return time.perf_counter() - began
 
+    async def both_at_once(self, batches: Sequence[Any]) -> float:
+        """Seconds of training while the bare engine generates as many steps, in lock-step and with nothing between.
+
+        What two busy processes cost each other on this machine, whoever steers them.
+        """
+        began = time.perf_counter()
+        for step, batch in enumerate(batches):
+            prompts = self.prompts[step * GROUPS : (step + 1) * GROUPS]
+            await asyncio.gather(self.rank.step(batch, "rl"), self.bare.generate(prompts))
+        return time.perf_counter() - began
+
     async def run(self, variant: Variant) -> Measured:
         """A whole RL phase under the shipped controller."""
         run_dir = self.folder / variant.name.replace(" ", "-")
@@ -235,7 +247,7 @@ class Stage:
         while True:
             health = await self.worker.health()
             self._samples.append((time.time(), health["requests"] / (CONCURRENT * SIBLINGS)))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)  # each question costs the worker 10 ms
 
     def _mean_between(self, first: float, last: float) -> float:
         return float(np.mean([share for at, share in self._samples if first <= at <= last]))
@@ -275,7 +287,7 @@ async def measure(folder: Path, steps: int, rounds: int) -> list[Row]:
     say("engines and learner come up")
     await stage.up()
     await stage.generate_alone("warm-up")
-    bare, alone, train = [], [], []
+    bare, alone, train, both = [], [], [], []
     measured: dict[Variant, list[Measured]] = {variant: [] for variant in VARIANTS}
     tokens = 0
     for number in range(rounds):
@@ -285,6 +297,7 @@ async def measure(folder: Path, steps: int, rounds: int) -> list[Row]:
         seconds, batches = await stage.generate_alone(f"alone-{number}")
         alone.append(seconds)
         train.append(await stage.train_alone(batches))
+        both.append(await stage.both_at_once(batches))
         for variant in VARIANTS:
             say(f"round {number + 1} of {rounds}: {variant.name}")
             named = Variant(f"{variant.name} {number}", variant.max_staleness, variant.oversample)
@@ -299,14 +312,17 @@ async def measure(folder: Path, steps: int, rounds: int) -> list[Row]:
         },
         seconds=20,
     )
-    return rows(tokens, min(bare), min(alone), min(train), {v: min(m, key=_seconds) for v, m in measured.items()})
+    fastest = {variant: min(found, key=_seconds) for variant, found in measured.items()}
+    return rows(tokens, min(bare), min(alone), min(train), min(both), fastest)
 
 
 def _seconds(measured: Measured) -> float:
     return measured.seconds
 
 
-def rows(tokens: int, bare: float, alone: float, train: float, measured: dict[Variant, Measured]) -> list[Row]:
+def rows(
+    tokens: int, bare: float, alone: float, train: float, both: float, measured: dict[Variant, Measured]
+) -> list[Row]:
     """The table."""
     synchronous = measured[VARIANTS[0]].seconds
     table = [
@@ -314,6 +330,8 @@ def rows(tokens: int, bare: float, alone: float, train: float, measured: dict[Va
         Row("worker, of the engine's own throughput", bare / alone, "ratio", aim=0.97),
         Row("generation alone", alone, "s"),
         Row("training alone", train, "s"),
+        Row("both at once, nothing between them", both, "s"),
+        Row("  overlap efficiency", max(alone, train) / both, "ratio"),
     ]
     for variant, found in measured.items():
         aimed = variant == VARIANTS[2]
@@ -333,7 +351,7 @@ def say(what: str) -> None:
 
 def main() -> None:
     options = arguments(__doc__ or "").parse_args()
-    steps, rounds = (6, 1) if options.quick else (12, 2)
+    steps, rounds = (4, 1) if options.quick else (12, 2)
     with tempfile.TemporaryDirectory(prefix="rloop-async-") as folder, ray_app.cluster(None, False, 8, 256):
         table = asyncio.run(measure(Path(folder), steps, rounds))
     report("What asynchrony is worth", table, options.json)
