@@ -170,8 +170,6 @@ class WeightBroadcaster:
             diff = await self._probe_once(name, worker, slot.version)
         what = f"the word that {slot.version} is attested waits for {name}"
         await within(self._call_timeout_s, worker.attested(slot.version), what)
-        if name in resent:
-            await within(self._call_timeout_s, worker.quarantine(""), f"the end of quarantine waits for {name}")
         return diff
 
     async def _resend(

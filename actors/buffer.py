@@ -163,13 +163,13 @@ class RolloutBuffer:
                     self._books.discard(key, samples, "phase_over")
         self._changes.notify()
         await self._books.sync()
-        if isinstance(phase, RLPhase):
-            self._tidying = asyncio.create_task(self._tidy())  # minutes for gigabytes: nobody waits
+        if isinstance(phase, RLPhase) and (self._tidying is None or self._tidying.done()):  # two would be in each
+            self._tidying = asyncio.create_task(self._tidy())  # other's way; minutes for gigabytes: nobody waits
 
     async def _tidy(self) -> None:
         try:
             await self._books.compact()
-        except OSError as error:
+        except Exception as error:  # nothing depends on it: the next phase tries again
             logger.warning("%s was not compacted, everything in it stays readable: %s", self._books, error)
 
     def _begin(self, event: PhaseBegun) -> None:

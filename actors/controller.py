@@ -143,7 +143,7 @@ class Controller:
         await self._keep(first.init_from)
         await self._publish(digest)
         row = await self._evaluate(first.init_from, "base policy")
-        self._commit(replace(self._manifest, weights={first.init_from: digest}, evals=(row,)))
+        await self._commit(replace(self._manifest, weights={first.init_from: digest}, evals=(row,)))
 
     async def _run_phase(self, phase: Phase) -> None:
         if self._manifest.phase == phase:
@@ -157,10 +157,11 @@ class Controller:
             self._manifest = replace(self._manifest, digest=digest)
         await self._keep(phase.produces)
         if phase.kind == "warmup" and self._plan.base_cache:
-            copy_directory(self._run_dir / "checkpoints" / phase.produces / "hf", Path(self._plan.base_cache))
+            made = self._run_dir / "checkpoints" / phase.produces / "hf"
+            await asyncio.to_thread(copy_directory, made, Path(self._plan.base_cache))
         await self._publish(digest)
         row = await self._evaluate(phase.produces, self._skipped or phase.title)
-        self._commit(self._manifest.committed(digest, row))
+        await self._commit(self._manifest.committed(digest, row))
 
     async def _keep(self, name: str) -> None:
         """Save the learner's weights under a name, for phases to start from and for other tools to load."""
@@ -353,15 +354,15 @@ class Controller:
             return  # committed already; rewriting it in place would leave a moment without it
         self._progress.waiting(f"checkpoint {directory}")
         await self._learner.save(str(self._run_dir / directory), optimizer=True)
-        self._commit(replace(self._manifest, checkpoint=directory))
+        await self._commit(replace(self._manifest, checkpoint=directory))
         self._saved_at = self._clock()
 
-    def _commit(self, manifest: Manifest) -> None:
+    async def _commit(self, manifest: Manifest) -> None:
         manifest.save(self._storage)
         self._manifest = manifest
         for old in (self._run_dir / "checkpoints" / "steps").glob("*"):
             if old != self._run_dir / manifest.checkpoint:
-                shutil.rmtree(old)
+                await asyncio.to_thread(shutil.rmtree, old)  # a slow disk must not look like a hang
 
     async def _patiently(self, ask: Callable[[float], Coroutine[Any, Any, T]], what: str) -> T:
         """Wait as long as answers keep coming in; give up after `stall_s` without any. A stop request ends it."""

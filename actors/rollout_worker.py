@@ -47,7 +47,6 @@ T = TypeVar("T")
 _ASK_S = 1.0  # how long one request for work (or for interruptions) stays open at the buffer
 _PAUSE_S = 0.02  # between requests that the buffer answers at once, with nothing new to say
 _RETRY_S = 0.5  # after the buffer was lost
-_ABORT_S = 10.0  # an engine ends a request at once; this is when it counts as hung
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +102,7 @@ class RolloutWorker:
         self._decode = make_decoder()
         self._buffer = buffer
         self._scoring = Scoring(name, verifiers, call_timeout_s)
+        self._call_timeout_s = call_timeout_s
         self._max_concurrent = max_concurrent
         self._report_every_s = report_every_s
         self._buffer_patience_s = buffer_patience_s
@@ -110,6 +110,8 @@ class RolloutWorker:
         self._groups: dict[GroupKey, _Running] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._lost_since: float | None = None
+        self._dropped: list[GroupProgress] = []
+        """Leases that were dropped here while the buffer could not be told."""
         self._attested = self._engine.version
         self._attestations = Changes()
         self._room = Changes()
@@ -132,8 +134,8 @@ class RolloutWorker:
         if self._retired:
             raise EngineDead(self._retired)
         for loop in self._loops:
-            if loop.done():
-                loop.result()
+            if loop.done() and (error := loop.exception()):
+                raise EngineDead(f"the worker ended: {type(error).__name__}: {error}") from error
         if not self._engine.pids():
             raise EngineDead("the engine process is gone")
         return {
@@ -157,15 +159,17 @@ class RolloutWorker:
         return await self._engine.logprobs(sequences)
 
     async def attested(self, version: int) -> None:
-        """The engine was shown to compute with this version: tokens up to it may be reported and delivered."""
+        """The engine was shown to compute with this version: tokens up to it may be reported and delivered.
+
+        That ends a quarantine, whoever began it: a broadcaster may have died over it.
+        """
         self._attested = version
+        self._doubted.clear()
         self._attestations.notify()
 
     async def quarantine(self, reason: str) -> None:
-        """Take no leases as long as there is a reason, and void what was sampled under doubt; an empty one ends it."""
-        if not reason:
-            self._doubted.clear()
-            return
+        """Take no leases until a version is attested, and void what was sampled under doubt."""
+        logger.warning("no leases until a version is attested: %s", reason)
         self._doubted.set()
         running = [r for r in self._groups.values() if r.task and not r.task.done() and not r.delivered]
         await asyncio.gather(*(self._interrupt(r, "quarantined") for r in running))
@@ -256,7 +260,8 @@ class RolloutWorker:
         for request in list(running.requests):
             await self._engine.abort(request)
         if running.requests:
-            await within(_ABORT_S, running.idle.wait(), f"{self.name} waits for its engine to end {running.lease.key}")
+            what = f"{self.name} waits for its engine to end {running.lease.key}"  # which may be taking weights
+            await within(self._call_timeout_s, running.idle.wait(), what)
         if running.delivered:
             return
         running.task.cancel()
@@ -267,7 +272,7 @@ class RolloutWorker:
         """The buffer's answer; None when it gave none.
 
         A buffer that is lost, or whose journal broke, is being replaced, and knows nothing of what runs here: it is
-        dropped.
+        dropped. One that was only out of reach gets it back as soon as it answers.
 
         Raises:
             PeerLost, JournalBroken: No buffer that works came back in time.
@@ -284,11 +289,15 @@ class RolloutWorker:
                 raise
             logger.warning("the buffer is gone, asked again in %g s: %s", _RETRY_S, error)
             for running in self._groups.values():
-                if running.task and not running.delivered:
+                if running.task and not running.task.done() and not running.delivered:
+                    self._dropped.append(running.report(self._attested))
                     running.task.cancel()
             await asyncio.sleep(_RETRY_S)
             return None
         self._lost_since = None
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            await self._ask(self._buffer.give_back(self.name, dropped, "buffer_lost"))
         return answer
 
     # -- one group --------------------------------------------------------------------------------------------
@@ -318,6 +327,7 @@ class RolloutWorker:
         await running.unless_interrupted()
         request = _request(lease, call, sample_index, prompt_ids, known)
         running.requests.add(request.id)
+        running.idle.clear()
         running.began = True
         try:
             async for piece in self._engine.generate(request):

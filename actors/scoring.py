@@ -16,6 +16,7 @@ from verifiers.records import ScoreRequest, Verdict
 logger = logging.getLogger(__name__)
 
 _CALLS = 4  # a call lasts as long as its slowest answer: the others should not wait for that one
+_ANSWERS = 16  # in one call: all of them hang within its deadline, and cost each other nothing
 _RETRY_S = 0.5  # a pool that died is up again within seconds
 
 
@@ -28,6 +29,8 @@ class Scoring:
         self._call_timeout_s = call_timeout_s
         self._waiting: list[tuple[ScoreRequest, asyncio.Future[Verdict]]] = []
         self._callers: set[asyncio.Task[None]] = set()
+        self._calling = 0
+        """Callers that will look once more at what waits; a task is done only some turns after its last look."""
 
     async def score(self, request: ScoreRequest) -> Verdict:
         """The verdict on one answer.
@@ -37,7 +40,8 @@ class Scoring:
         """
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, verdict))
-        if len(self._callers) < _CALLS:
+        if self._calling < _CALLS:
+            self._calling += 1
             caller = asyncio.create_task(self._call())
             self._callers.add(caller)
             caller.add_done_callback(self._callers.discard)
@@ -49,21 +53,26 @@ class Scoring:
             caller.cancel()
 
     async def _call(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            wanted = [(request, future) for request, future in batch if not future.done()]
-            try:
-                verdicts = await self._patiently([request for request, _ in wanted])
-            except BaseException as error:
-                for _, future in wanted:
-                    if not future.done():
-                        future.set_exception(error if isinstance(error, Exception) else PeerLost("the worker closes"))
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                for (_, future), verdict in zip(wanted, verdicts, strict=True):
-                    if not future.done():
-                        future.set_result(verdict)
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_ANSWERS], self._waiting[_ANSWERS:]
+                await self._settle([(request, future) for request, future in batch if not future.done()])
+        finally:
+            self._calling -= 1
+
+    async def _settle(self, wanted: "list[tuple[ScoreRequest, asyncio.Future[Verdict]]]") -> None:
+        try:
+            verdicts = await self._patiently([request for request, _ in wanted])
+        except BaseException as error:
+            for _, future in wanted:
+                if not future.done():
+                    future.set_exception(error if isinstance(error, Exception) else PeerLost("the worker closes"))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, future), verdict in zip(wanted, verdicts, strict=True):
+                if not future.done():
+                    future.set_result(verdict)
 
     async def _patiently(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
         """Ask until the pool answers; one that was lost is being replaced."""

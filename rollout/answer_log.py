@@ -39,9 +39,9 @@ class AnswerLog:
         return known.answer if known else Segment.empty()
 
     def verdict(self, sample_index: int, call: str) -> Verdict | None:
-        """The verdict on it, once there is one."""
+        """The verdict on it, once there is one. A fault of the verifier is none: it is asked again."""
         known = self._calls.get((sample_index, call))
-        return known.verdict if known else None
+        return known.verdict if known and known.verdict and known.verdict.scored else None
 
     def add(self, sample_index: int, call: str, piece: Segment) -> None:
         """More of an answer, sampled here. One that an engine cut off (`abort`) is not whole: it can be continued."""
@@ -53,9 +53,10 @@ class AnswerLog:
         known.answer, known.told = Segment.concatenate([known.answer, piece]), False
 
     def judge(self, sample_index: int, call: str, verdict: Verdict) -> None:
-        """The verdict on an answer."""
+        """The verdict on an answer; on one that was cut off it says nothing, for that may go on."""
         known = self._calls[sample_index, call]
-        known.verdict, known.told = verdict, False
+        if known.answer.finish_reason is not None:
+            known.verdict, known.told = verdict, False
 
     def news(self, newest: int) -> tuple[Piece, ...]:
         """What the buffer does not have, as far as it was sampled by versions up to `newest`.

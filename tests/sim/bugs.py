@@ -240,7 +240,7 @@ def _commit_first(original: Any) -> Any:
         assert phase is not None
         directory = f"checkpoints/steps/{phase.kind}-{phase.iteration}-{self._manifest.step}"
         if directory != self._manifest.checkpoint:
-            self._commit(replace(self._manifest, checkpoint=directory))
+            await self._commit(replace(self._manifest, checkpoint=directory))
             await self._learner.save(str(self._run_dir / directory), optimizer=True)
             self._saved_at = self._clock()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actors.rollout_worker import RolloutWorker
-from actors.waiting import DeadlineExceeded, PeerLost
+from actors.waiting import DeadlineExceeded, PeerAway, PeerLost
 from rollout.engine import EngineDead
 from rollout.event_log import JournalBroken
 from rollout.records import (
@@ -207,7 +207,7 @@ def test_a_verifier_pool_that_died_ends_the_worker_instead_of_failing_answer_aft
         raise PeerLost("verifiers died during score")
 
     verifiers.score = lost
-    with pytest.raises(PeerLost, match="verifiers died"):
+    with pytest.raises(EngineDead, match="PeerLost: verifiers died"):
         run(FakeEngine(), FakeBuffer(1), verifiers, lambda: False)
 
 
@@ -216,6 +216,37 @@ def test_an_answer_that_the_engine_cut_off_is_a_failure_whatever_the_verifier_sa
     run(engine, buffer, FakeVerifiers(), lambda: len(buffer.finished) == 1)
     assert {r.status for r in buffer.finished[0].rollouts} == {"failed"}
     assert not any(r.trainable for r in buffer.finished[0].rollouts)
+
+
+def test_a_verdict_on_an_answer_that_was_cut_off_is_not_kept_for_the_whole_one():
+    class Cut(FakeEngine):
+        async def generate(self, request):
+            if "/2/answer" in request.id:
+                await asyncio.sleep(60)  # so that the group stays, and is reported
+            async for piece in super().generate(request):
+                yield piece
+
+    engine, buffer, verifiers = Cut(tokens=2, last="abort"), FakeBuffer(1), FakeVerifiers()
+    reports_then = []
+
+    def until() -> bool:
+        if len(verifiers.requests) == 2:
+            reports_then.append(len(buffer.reports))
+        return bool(reports_then) and len(buffer.reports) > reports_then[0] + 2
+
+    run(engine, buffer, verifiers, until)
+    assert all(piece.verdict is None for report in buffer.reports for piece in report.pieces)
+
+
+def test_a_verdict_that_is_none_is_asked_for_again():
+    buffer, verifiers = FakeBuffer(1), FakeVerifiers()
+    whole = Segment.of([1, 2], [-0.5, -0.5], [0, 0], "stop")
+    broken, right = Verdict(None, "error", "fake", "1"), Verdict(1.0, "correct", "fake", "1")
+    pieces = tuple(Piece(i, "answer", 0, whole, verdict) for i, verdict in enumerate([broken, right, right]))
+    buffer.left = [replace(buffer.left[0], pieces=pieces)]
+    run(FakeEngine(), buffer, verifiers, lambda: len(buffer.finished) == 1)
+    assert len(verifiers.requests) == 1
+    assert [rollout.verdict.status for rollout in buffer.finished[0].rollouts] == ["correct"] * 3
 
 
 def test_a_retired_worker_delivers_nothing_more_and_says_why():
@@ -248,7 +279,7 @@ def test_a_worker_in_quarantine_gives_back_what_it_has_and_takes_no_leases():
         await worker.quarantine("its weights are in doubt")
         await asyncio.sleep(0.1)
         assert (len(buffer.left), len(buffer.finished), len(buffer.given_back)) == (2, 0, 1)
-        await worker.quarantine("")
+        await worker.attested(0)  # by whoever: the broadcaster that doubted may be gone
         async with asyncio.timeout(5):
             while len(buffer.finished) < 2:
                 await asyncio.sleep(0.001)
@@ -368,6 +399,40 @@ def test_an_interrupted_group_is_given_back_with_every_token():
     assert buffer.finished == []
 
 
+def test_an_interruption_in_a_later_step_waits_for_the_last_tokens_too():
+    class Slow(FakeEngine):
+        """Streams a token at a time, and gives five that it held back when it is aborted."""
+
+        async def generate(self, request):
+            self.requests.append(request)
+            ends = 2 if "/one/" in request.id else 10**9
+            for index in range(ends):
+                await asyncio.sleep(0.002)
+                held = request.id in self.aborted
+                self.given[request.id] += 5 if held else 1
+                count, reason = (5, "abort") if held else (1, "stop" if index == ends - 1 else None)
+                yield Segment.of([2 if held else 1] * count, [-0.5] * count, [0] * count, reason)
+                if held:
+                    return
+
+    async def two_steps(lease, context):
+        ids = np.array(lease.prompt.token_ids, np.int32)
+        await context.generate("one", 0, ids)
+        await context.generate("two", 0, ids)
+
+    buffer, engine = FakeBuffer(1), Slow()
+
+    def until() -> bool:
+        if len(engine.requests) == 2 and engine.given[engine.requests[1].id] > 2 and not buffer.given_back:
+            buffer.unwanted = [GroupKey("train", 0, "p0")]
+        return bool(buffer.given_back)
+
+    run(engine, buffer, FakeVerifiers(), until, workflow=two_steps)
+    told = [p for r in [*buffer.reports, buffer.given_back[0][0]] for p in r.pieces if p.call == "two"]
+    assert told[-1].segment.token_ids.tolist()[-5:] == [2] * 5
+    assert sum(len(p.segment) for p in told) == engine.given[engine.requests[1].id]
+
+
 @pytest.mark.parametrize("error", [PeerLost("buffer died during report"), JournalBroken("the disk is full")])
 def test_a_worker_outlives_its_buffer(error):
     engine, buffer = FakeEngine(tokens=50, pause=0.002), FakeBuffer(4)
@@ -383,6 +448,26 @@ def test_a_worker_outlives_its_buffer(error):
     assert len(engine.aborted) == 2 * 3  # what ran is dropped: the new buffer knows nothing of its lease
 
 
+def test_a_buffer_that_was_out_of_reach_for_a_moment_gets_back_what_was_dropped():
+    engine, buffer = FakeEngine(tokens=10**9, pause=0.002), FakeBuffer(1)
+    report, calls = buffer.report, iter(range(10**9))
+
+    async def unreachable_once(worker, progress):
+        if next(calls) == 2:
+            raise PeerAway("the network blinked")
+        return await report(worker, progress)
+
+    buffer.report = unreachable_once
+    run(engine, buffer, FakeVerifiers(), lambda: buffer.given_back, patience=5.0)
+    [(back, reason)] = buffer.given_back
+    assert (back.key, back.attempt, reason) == (GroupKey("train", 0, "p0"), 2, "buffer_lost")
+    known = [
+        sum(len(p.segment) for r in [*buffer.reports, back] for p in r.pieces if p.sample_index == i) for i in range(3)
+    ]
+    assert min(known) > 0
+    assert [back.pieces[i].end for i in range(3)] == known
+
+
 def test_a_buffer_that_stays_away_ends_the_worker():
     buffer = FakeBuffer(1)
 
@@ -390,7 +475,7 @@ def test_a_buffer_that_stays_away_ends_the_worker():
         raise PeerLost("buffer died")
 
     buffer.lease = buffer.report = buffer.revoked = gone
-    with pytest.raises(PeerLost, match="buffer died"):
+    with pytest.raises(EngineDead, match="PeerLost: buffer died"):
         run(FakeEngine(), buffer, FakeVerifiers(), lambda: False)
 
 
