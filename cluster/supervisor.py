@@ -6,7 +6,9 @@
     the learning side   started again, all of it together      its run failed because somebody was lost
 
 Ray sees a killed process in seconds and a stopped one not at all, so everybody is asked. What is not the fault of a
-process (an exception of the run itself) would happen again: it ends the run. So does a spent budget.
+process (an exception of the run itself) would happen again: it ends the run. So does a spent budget. Who does not
+listen hears nobody: while this process itself stands still (stopped, paused with its machine, blocked by a write),
+nobody is silent and nothing stalls.
 """
 
 import asyncio
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CORE = "core"
+_STANDSTILL_S = 2.0  # the watch turns every half second; a gap of more than this is no mere delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,11 @@ class _Vital:
     """That it has given."""
     pulse: Pulse | None = None
     suspected: bool = False
+
+    def forgive(self, seconds: float, now: float) -> None:
+        """Nobody listened for so long."""
+        self.heard_at = min(self.heard_at + seconds, now)
+        self.generated_at = min(self.generated_at + seconds, now)
 
     def hear(self, health: Mapping[str, float], now: float) -> None:
         """Take note of a worker's counters."""
@@ -101,7 +109,7 @@ class Supervisor:
         self._recoveries: dict[str, tuple[asyncio.Task[None], Incident]] = {}
         self._seen = RunStatus()
         self._progress: tuple[object, ...] | None = None
-        self._progress_at = clock()
+        self._progress_at = self._awake_at = clock()
 
     # -- what others ask --------------------------------------------------------------------------------------
 
@@ -111,6 +119,7 @@ class Supervisor:
         Raises:
             GivenUp: When the budget for failures is spent, or after a stall, where the configuration says so.
         """
+        staying_awake = asyncio.create_task(self._stay_awake())
         try:
             while not await self._is_over():
                 await self.look()
@@ -119,6 +128,7 @@ class Supervisor:
             assert run is not None
             return run.result()
         finally:
+            staying_awake.cancel()
             for task, _ in self._recoveries.values():
                 task.cancel()
             self._incidents.close()
@@ -131,7 +141,7 @@ class Supervisor:
         if self._progress not in (None, progress):
             self._incidents.progressed()
         if self._progress != progress:
-            self._progress_at = self._clock()
+            self._progress_at = self._now()
         self._seen, self._progress = status, progress
 
     @property
@@ -150,15 +160,15 @@ class Supervisor:
     async def look(self) -> None:
         """Ask everybody who should be up, once, and begin to mend what is broken."""
         self._collect()
-        peers, now = self._members(), self._clock()
+        peers, now = self._members(), self._now()
         self._vitals = {name: self._vitals.get(name, _Vital(now, now)) for name in peers}
         answers = await asyncio.gather(*(self._ask(name, peer) for name, peer in peers.items()))
         for name, (pulse, error) in zip(peers, answers, strict=True):
             if ailment := await self._judge(name, pulse, error):
                 self._mend(self._unit(name), name, ailment)
         if self._recoveries or self._computing():
-            self._progress_at = self._clock()
-        if self._clock() - self._progress_at >= self._patience.stall_s:
+            self._progress_at = self._now()
+        if self._now() - self._progress_at >= self._patience.stall_s:
             await self._stalled()
 
     def _members(self) -> "dict[str, Peer]":
@@ -176,7 +186,7 @@ class Supervisor:
             if name in self._workforce.workers:
                 asked = peer.call("health")
                 health = await within(self._patience.answer_s, asked, f"driver waits for the health of {name}")
-                self._vitals[name].hear(health, self._clock())
+                self._vitals[name].hear(health, self._now())
         except DeadlineExceeded:
             pass  # silence is judged by its length
         except Exception as error:
@@ -185,7 +195,7 @@ class Supervisor:
 
     async def _judge(self, name: str, pulse: Pulse | None, error: Exception | None) -> str:
         """What is wrong with an actor, in words; empty when nothing is, or not yet."""
-        vital, now = self._vitals[name], self._clock()
+        vital, now = self._vitals[name], self._now()
         ensemble = self._ensembles.get(self._unit(name))
         if pulse:
             vital.pulse, vital.heard_at = pulse, now - pulse.blocked_s
@@ -274,9 +284,9 @@ class Supervisor:
 
     async def _stalled(self) -> None:
         """Explain it, then act as configured."""
-        standstill = f"no progress for {self._clock() - self._progress_at:.0f} s"
+        standstill = f"no progress for {self._now() - self._progress_at:.0f} s"
         file, silent = await self._explain(standstill)
-        self._progress_at = self._clock()
+        self._progress_at = self._now()
         if self._patience.on_stall == "abort":
             raise GivenUp(f"{standstill} (actors.on_stall=abort); {file} says who waits for whom; rloop resume goes on")
         for name in silent:
@@ -289,7 +299,7 @@ class Supervisor:
 
     def _mute(self) -> dict[str, float]:
         """Workers whose engines hang, and for how long: an engine's process cannot be asked, its worker answers."""
-        now, enough = self._clock(), self._patience.stall_s / 2
+        now, enough = self._now(), self._patience.stall_s / 2
         workers = {name: vital for name, vital in self._vitals.items() if name in self._workforce.workers}
         seconds = {name: now - vital.generated_at for name, vital in workers.items()}
         return {name: mute for name, mute in seconds.items() if mute >= enough}
@@ -319,6 +329,23 @@ class Supervisor:
 
     # -- small things -----------------------------------------------------------------------------------------
 
+    def _now(self) -> float:
+        """The time. If this process has stood still since it last asked for it, that is forgiven everybody first."""
+        now = self._clock()
+        gap_s, self._awake_at = now - self._awake_at, now
+        if gap_s > _STANDSTILL_S:
+            logger.warning("the driver stood still for %.1f s: that is nobody's silence, and no stall", gap_s)
+            for vital in self._vitals.values():
+                vital.forgive(gap_s, now)
+            self._progress_at = min(self._progress_at + gap_s, now)
+        return now
+
+    async def _stay_awake(self) -> None:
+        """Ask for the time again and again, also while answers are awaited: then a gap is a standstill."""
+        while True:
+            self._now()
+            await asyncio.sleep(self._patience.look_every_s)
+
     @property
     def _core(self) -> Ensemble:
         return self._ensembles[_CORE]
@@ -328,4 +355,4 @@ class Supervisor:
         return next((unit for unit, ensemble in self._ensembles.items() if name in ensemble.peers), name)
 
     def _silent_s(self, vital: _Vital) -> float:
-        return self._clock() - vital.heard_at
+        return self._now() - vital.heard_at

@@ -115,6 +115,66 @@ def test_a_worker_replaced_while_the_learning_side_is_lost_is_taken_in_when_that
     assert len(stage.rows) == 2
 
 
+# -- a driver that stands still -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("within_a_look", [False, True])
+def test_while_the_driver_itself_stands_still_nobody_is_silent(play, within_a_look):
+    async def scene(stage):
+        everybody = [*stage.peers.values(), stage.worker("rollout-worker-0")]
+        for peer in everybody:
+            peer.state = "silent"  # whoever is asked has no time left when the driver wakes up
+        looking = asyncio.ensure_future(stage.supervisor.look())
+        if within_a_look:
+            await asyncio.sleep(0)  # everybody has been asked
+        stage.now += 300
+        await looking
+        for peer in everybody:
+            peer.state = "up"
+        await stage.look()
+        assert stage.supervisor.note == ""
+
+    stage = play(scene)
+    assert (stage.log, stage.rows) == ([], [])
+
+
+def test_while_the_driver_itself_stands_still_nothing_stalls(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").health |= {"tokens": 512.0, "requests": 16.0}
+        await stage.look(after_s=1)
+        await stage.look(after_s=100)
+        stage.stand_still(300)
+        await stage.look(after_s=18)
+        assert stage.rows == []
+        await stage.look(after_s=2)
+
+    noticed = "no progress for 121 s, and its engine has requests and gave no token for 120 s"
+    assert play(scene).rows[0]["noticed"] == noticed
+
+
+def test_a_worker_is_still_judged_by_its_silence_before_and_after_the_driver_stood_still(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").state = "silent"
+        await stage.look(after_s=9)
+        stage.stand_still(300)
+        await stage.look(after_s=22)
+
+    assert play(scene).rows[0]["noticed"] == "no answer for 31 s, its process is stopped (state T)"
+
+
+def test_that_answers_are_waited_for_is_no_standstill(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").state = "silent"
+        watching = asyncio.ensure_future(stage.supervisor.watch())
+        while "rollout-worker-1 start" not in stage.log and stage.now < 1100:
+            stage.now += 0.5
+            await asyncio.sleep(0.002)  # a look at somebody silent takes ten of these
+        stage.run.set_result("finished")
+        assert await watching == "finished"
+
+    assert "rollout-worker-1 start" in play(scene).log
+
+
 # -- verifiers and the learning side --------------------------------------------------------------------------
 
 
