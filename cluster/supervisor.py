@@ -163,13 +163,15 @@ class Supervisor:
         peers, now = self._members(), self._now()
         self._vitals = {name: self._vitals.get(name, _Vital(now, now)) for name in peers}
         answers = await asyncio.gather(*(self._ask(name, peer) for name, peer in peers.items()))
-        for name, (pulse, error) in zip(peers, answers, strict=True):
-            if ailment := await self._judge(name, pulse, error):
+        now = self._now()  # what is done about one actor takes time, which is not the silence of another
+        judged = (self._judge(name, *answer, now) for name, answer in zip(peers, answers, strict=True))
+        for name, ailment in zip(peers, await asyncio.gather(*judged), strict=True):
+            if ailment:
                 self._mend(self._unit(name), name, ailment)
-        if self._recoveries or self._computing():
+        if self._recoveries or self._computing(now):
             self._progress_at = self._now()
-        if self._now() - self._progress_at >= self._patience.stall_s:
-            await self._stalled()
+        if now - self._progress_at >= self._patience.stall_s:
+            await self._stalled(now)
 
     def _members(self) -> "dict[str, Peer]":
         """Everybody who is up and not being mended."""
@@ -193,9 +195,9 @@ class Supervisor:
             return pulse, error
         return pulse, None
 
-    async def _judge(self, name: str, pulse: Pulse | None, error: Exception | None) -> str:
+    async def _judge(self, name: str, pulse: Pulse | None, error: Exception | None, now: float) -> str:
         """What is wrong with an actor, in words; empty when nothing is, or not yet."""
-        vital, now = self._vitals[name], self._now()
+        vital = self._vitals[name]
         ensemble = self._ensembles.get(self._unit(name))
         if pulse:
             vital.pulse, vital.heard_at = pulse, now - pulse.blocked_s
@@ -204,7 +206,7 @@ class Supervisor:
         if error:
             logger.warning("%s: %s", name, error)
             return "its process died" if isinstance(error, PeerLost) else f"{type(error).__name__}: {error}"
-        silent_s = self._silent_s(vital)
+        silent_s = now - vital.heard_at
         if silent_s >= self._patience.silent_s:
             state = await self._prod(vital.pulse) if vital.pulse else "never heard of"
             return f"no answer for {silent_s:.0f} s, {state_in_words(state)}"
@@ -273,45 +275,45 @@ class Supervisor:
 
     # -- stalls -----------------------------------------------------------------------------------------------
 
-    def _computing(self) -> bool:
+    def _computing(self, now: float) -> bool:
         """Whether a learner rank is at work: a long step is no stall. What a silent one was at does not count."""
         return any(
             one.age_s < self._patience.learner_timeout_s
             for name, vital in self._vitals.items()
-            if name.startswith("learner-") and vital.pulse and self._silent_s(vital) < self._patience.suspect_s
+            if name.startswith("learner-") and vital.pulse and now - vital.heard_at < self._patience.suspect_s
             for one in vital.pulse.doing
         )
 
-    async def _stalled(self) -> None:
+    async def _stalled(self, now: float) -> None:
         """Explain it, then act as configured."""
-        standstill = f"no progress for {self._now() - self._progress_at:.0f} s"
-        file, silent = await self._explain(standstill)
+        standstill = f"no progress for {now - self._progress_at:.0f} s"
+        file, silent = await self._explain(standstill, now)
         self._progress_at = self._now()
         if self._patience.on_stall == "abort":
             raise GivenUp(f"{standstill} (actors.on_stall=abort); {file} says who waits for whom; rloop resume goes on")
         for name in silent:
             self._mend(self._unit(name), name, f"{standstill}, and it does not answer")
-        mute = {} if silent else self._mute()
+        mute = {} if silent else self._mute(now)
         for name, seconds in mute.items():
             self._mend(name, name, f"{standstill}, and its engine has requests and gave no token for {seconds:.0f} s")
         if not silent and not mute:
             self._mend(_CORE, "the run", f"{standstill}, and everybody answers; see {file.name}")
 
-    def _mute(self) -> dict[str, float]:
+    def _mute(self, now: float) -> dict[str, float]:
         """Workers whose engines hang, and for how long: an engine's process cannot be asked, its worker answers."""
-        now, enough = self._now(), self._patience.stall_s / 2
+        enough = self._patience.stall_s / 2
         workers = {name: vital for name, vital in self._vitals.items() if name in self._workforce.workers}
         seconds = {name: now - vital.generated_at for name, vital in workers.items()}
         return {name: mute for name, mute in seconds.items() if mute >= enough}
 
-    async def _explain(self, standstill: str) -> tuple[Path, list[str]]:
+    async def _explain(self, standstill: str, now: float) -> tuple[Path, list[str]]:
         """Write the explanation to a file and to the log; returns the file and who is silent."""
         heard = {name: vital for name, vital in self._vitals.items() if vital.pulse}
         states = await asyncio.gather(*(self._prod(vital.pulse) for vital in heard.values() if vital.pulse))
         silent = [
-            Silent(vital.pulse, self._silent_s(vital), state)
+            Silent(vital.pulse, now - vital.heard_at, state)
             for vital, state in zip(heard.values(), states, strict=True)
-            if vital.pulse and self._silent_s(vital) >= self._patience.suspect_s
+            if vital.pulse and now - vital.heard_at >= self._patience.suspect_s
         ]
         pulses = [vital.pulse for vital in heard.values() if vital.pulse]
         seen, buffer = self._seen, self._seen.buffer
@@ -353,6 +355,3 @@ class Supervisor:
     def _unit(self, name: str) -> str:
         """What is mended together with this actor: an ensemble, or the one worker."""
         return next((unit for unit, ensemble in self._ensembles.items() if name in ensemble.peers), name)
-
-    def _silent_s(self, vital: _Vital) -> float:
-        return self._now() - vital.heard_at

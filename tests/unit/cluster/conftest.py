@@ -81,6 +81,7 @@ class Stage:
     log: list[str] = field(default_factory=list)
     now: float = 1000.0
     runs: int = 0
+    prod_s: float = 0.0
 
     async def set(self) -> "Stage":
         self.peers = {name: FakePeer(name, self.log) for name in (*CORE, "verifiers")}
@@ -114,6 +115,7 @@ class Stage:
         return await self.run
 
     async def prod(self, pulse: Pulse) -> str:
+        self.wait(self.prod_s)
         return "T" if self.worker(pulse.name).state == "silent" else "S"
 
     def clock(self) -> float:

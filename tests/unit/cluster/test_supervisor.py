@@ -115,6 +115,25 @@ def test_a_worker_replaced_while_the_learning_side_is_lost_is_taken_in_when_that
     assert len(stage.rows) == 2
 
 
+@pytest.mark.parametrize(("silent_s", "after_s"), [(30, 30), (600, 120)])  # lost by their silence; found in a stall
+def test_who_missed_one_pulse_does_not_pay_for_the_time_that_a_dead_node_takes(play, silent_s, after_s):
+    async def scene(stage):
+        await stage.workforce.hire(3)
+        await stage.look(after_s=0)
+        for worker in stage.workforce.workers.values():
+            worker.state = "silent"
+        await stage.look(after_s=after_s - 0.5)
+        stage.peers["verifiers"].state = "silent"
+        stage.prod_s = 10  # nobody on that node tells a state either
+        stage.wait(0.5)
+        await stage.supervisor.look()
+        stage.peers["verifiers"].state = "up"
+        await stage.look()
+
+    rows = play(scene, silent_s=silent_s).rows
+    assert sorted(row["victim"] for row in rows) == [f"rollout-worker-{i}" for i in range(4)]
+
+
 # -- a driver that stands still -------------------------------------------------------------------------------
 
 
