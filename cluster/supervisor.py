@@ -26,6 +26,7 @@ from cluster.ensemble import Ensemble
 from cluster.incidents import GivenUp, Incident, Incidents
 from cluster.stalls import Silent, explain, state_in_words
 from cluster.workforce import Workforce
+from rollout.engine import WeightsMissing
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -268,8 +269,8 @@ class Supervisor:
         if (error := run.exception()) is None:
             return True
         changed = [name for name, standing in (await self._core.standings()).items() if standing != "serves"]
-        if not changed and not isinstance(error, PeerLost | TimeoutError):
-            return True  # nobody died: it would only happen again
+        if not changed and not isinstance(error, PeerLost | TimeoutError | WeightsMissing):
+            return True  # nobody died, and nobody waited in vain: it would only happen again
         self._mend(_CORE, ", ".join(changed) or "the run", f"the run failed: {type(error).__name__}: {error}")
         return False
 

@@ -8,6 +8,7 @@ from actors.pulse import Doing
 from actors.records import BufferStatus, RunStatus
 from actors.waiting import DeadlineExceeded, PeerLost
 from cluster.incidents import GivenUp
+from rollout.engine import WeightsMissing
 
 CORE = ("buffer", "broadcaster", "learner-0", "learner-1", "controller")
 WHOLE_CORE_AGAIN = [*(f"{name} restarted" for name in CORE), "connected", "broadcaster join rollout-worker-0"]
@@ -241,7 +242,14 @@ def test_when_one_of_the_learning_side_is_silent_all_of_it_is_killed_and_begins_
     assert stage.rows[0]["noticed"] == "no answer for 31 s, its process is stopped (state T)"
 
 
-@pytest.mark.parametrize("error", [PeerLost("buffer died during finish"), DeadlineExceeded("no answer in 120 s")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PeerLost("buffer died during finish"),
+        DeadlineExceeded("no answer in 120 s"),
+        WeightsMissing("version 7 from learner-0: Connection refused"),
+    ],
+)
 def test_a_run_that_failed_for_want_of_an_answer_is_taken_up_again(play, error):
     async def scene(stage):
         watching = asyncio.ensure_future(stage.supervisor.watch())
