@@ -206,7 +206,9 @@ class Supervisor:
                 return "its process died"
         if error:
             logger.warning("%s: %s", name, error)
-            return "its process died" if isinstance(error, PeerLost) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, PeerLost):
+                return f"{type(error).__name__}: {error}"
+            return str(error) if pulse else f"its process died: {error}"  # who answers may tell of another's death
         silent_s = now - vital.heard_at
         if silent_s >= self._patience.silent_s:
             state = await self._prod(vital.pulse) if vital.pulse else "never heard of"

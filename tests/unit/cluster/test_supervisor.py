@@ -34,7 +34,7 @@ def test_a_worker_that_dies_is_replaced_and_the_newcomer_has_weights_before_it_w
     assert stage.log == WORKER_REPLACED
     assert list(stage.workforce.workers) == ["rollout-worker-1"]
     assert [(row["victim"], row["noticed"], row["action"]) for row in stage.rows] == [
-        ("rollout-worker-0", "its process died", "it is replaced")
+        ("rollout-worker-0", "its process died: rollout-worker-0 died", "it is replaced")
     ]
 
 
@@ -46,6 +46,14 @@ def test_a_worker_that_is_ill_by_its_own_account_is_replaced(play):
     stage = play(scene)
     assert stage.log == WORKER_REPLACED
     assert stage.rows[0]["noticed"] == "RuntimeError: the engine process is gone"
+
+
+def test_a_worker_that_tells_of_the_death_of_another_is_not_reported_as_dead(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").raises["health"] = PeerLost("verifiers died during score")
+        await stage.look()
+
+    assert [row["noticed"] for row in play(scene).rows] == ["verifiers died during score"]
 
 
 def test_a_silent_worker_loses_its_leases_first_and_its_life_later(play):
@@ -302,7 +310,7 @@ def test_a_spent_budget_ends_the_run_with_a_list_of_what_died_and_when(play):
             await stage.supervisor.look()
         sentence = str(caught.value)
         assert sentence.startswith("2 process failures, actors.restarts allows 1: ")
-        assert "rollout-worker-0: its process died; " in sentence
+        assert "rollout-worker-0: its process died: rollout-worker-0 died; " in sentence
         assert "buffer: its process died. " in sentence
         assert "rloop resume" in sentence
 
