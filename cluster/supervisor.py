@@ -24,7 +24,7 @@ from actors.records import RunStatus
 from actors.waiting import DeadlineExceeded, PeerLost, open_waits, within
 from cluster.ensemble import Ensemble
 from cluster.incidents import GivenUp, Incident, Incidents
-from cluster.stalls import Silent, explain, state_in_words
+from cluster.stalls import Silent, explain, publish, state_in_words
 from cluster.workforce import Workforce
 from rollout.engine import WeightsMissing
 
@@ -310,7 +310,7 @@ class Supervisor:
         return {name: mute for name, mute in seconds.items() if mute >= enough}
 
     async def _explain(self, standstill: str, now: float) -> tuple[Path, list[str]]:
-        """Write the explanation to a file and to the log; returns the file and who is silent."""
+        """Tell everything that is known of it; returns the file that has it, and who is silent."""
         heard = {name: vital for name, vital in self._vitals.items() if vital.pulse}
         states = await asyncio.gather(*(self._prod(vital.pulse) for vital in heard.values() if vital.pulse))
         silent = [
@@ -326,11 +326,7 @@ class Supervisor:
             f"{buffer.finished} finished; the controller waits for {seen.waiting or 'nothing'}"
         )
         text = explain(progress, pulses, open_waits(), silent, self._run_dir / "logs")
-        file = self._run_dir / "stalls" / time.strftime("%Y%m%d-%H%M%S.txt")
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        logger.warning("%s", text)
-        return file, [one.pulse.name for one in silent]
+        return publish(text, self._run_dir / "stalls"), [one.pulse.name for one in silent]
 
     # -- small things -----------------------------------------------------------------------------------------
 
