@@ -2,12 +2,17 @@
 what a silent process was last seen to do.
 """
 
+import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.pulse import Doing, Pulse
 from actors.waiting import Wait
+
+logger = logging.getLogger(__name__)
+"""Says whole explanations and nothing else; the live view prints them."""
 
 _STACK_LINES = 30
 _STATES = {"T": "stopped", "D": "in an uninterruptible system call", "Z": "a zombie"}
@@ -50,6 +55,15 @@ def explain(
         lines.append(f"  {pulse.name} (process {pulse.process_id}, {pulse.stamp} done): {doing}{blocked}")
     lines += ["", "who is silent:"] + ([line for one in silent for line in _silence(one, logs)] or ["  nobody"])
     return "\n".join(lines) + "\n"
+
+
+def publish(text: str, directory: Path) -> Path:
+    """Tell an explanation: to a file of its own in `directory`, to the log and to who looks on; returns the file."""
+    file = directory / time.strftime("%Y%m%d-%H%M%S.txt")
+    directory.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    logger.warning("%s", text)
+    return file
 
 
 def state_in_words(state: str) -> str:

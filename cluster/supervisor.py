@@ -6,7 +6,9 @@
     the learning side   started again, all of it together      its run failed because somebody was lost
 
 Ray sees a killed process in seconds and a stopped one not at all, so everybody is asked. What is not the fault of a
-process (an exception of the run itself) would happen again: it ends the run. So does a spent budget.
+process (an exception of the run itself) would happen again: it ends the run. So does a spent budget. Who does not
+listen hears nobody: while this process itself stands still (stopped, paused with its machine, blocked by a write),
+nobody is silent and nothing stalls.
 """
 
 import asyncio
@@ -22,8 +24,9 @@ from actors.records import RunStatus
 from actors.waiting import DeadlineExceeded, PeerLost, open_waits, within
 from cluster.ensemble import Ensemble
 from cluster.incidents import GivenUp, Incident, Incidents
-from cluster.stalls import Silent, explain, state_in_words
+from cluster.stalls import Silent, explain, publish, state_in_words
 from cluster.workforce import Workforce
+from rollout.engine import WeightsMissing
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CORE = "core"
+_STANDSTILL_S = 2.0  # the watch turns every half second; a gap of more than this is no mere delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,11 @@ class _Vital:
     """That it has given."""
     pulse: Pulse | None = None
     suspected: bool = False
+
+    def forgive(self, seconds: float, now: float) -> None:
+        """Nobody listened for so long."""
+        self.heard_at = min(self.heard_at + seconds, now)
+        self.generated_at = min(self.generated_at + seconds, now)
 
     def hear(self, health: Mapping[str, float], now: float) -> None:
         """Take note of a worker's counters."""
@@ -101,7 +110,7 @@ class Supervisor:
         self._recoveries: dict[str, tuple[asyncio.Task[None], Incident]] = {}
         self._seen = RunStatus()
         self._progress: tuple[object, ...] | None = None
-        self._progress_at = clock()
+        self._progress_at = self._awake_at = clock()
 
     # -- what others ask --------------------------------------------------------------------------------------
 
@@ -111,6 +120,7 @@ class Supervisor:
         Raises:
             GivenUp: When the budget for failures is spent, or after a stall, where the configuration says so.
         """
+        staying_awake = asyncio.create_task(self._stay_awake())
         try:
             while not await self._is_over():
                 await self.look()
@@ -119,6 +129,7 @@ class Supervisor:
             assert run is not None
             return run.result()
         finally:
+            staying_awake.cancel()
             for task, _ in self._recoveries.values():
                 task.cancel()
             self._incidents.close()
@@ -131,7 +142,7 @@ class Supervisor:
         if self._progress not in (None, progress):
             self._incidents.progressed()
         if self._progress != progress:
-            self._progress_at = self._clock()
+            self._progress_at = self._now()
         self._seen, self._progress = status, progress
 
     @property
@@ -150,16 +161,18 @@ class Supervisor:
     async def look(self) -> None:
         """Ask everybody who should be up, once, and begin to mend what is broken."""
         self._collect()
-        peers, now = self._members(), self._clock()
+        peers, now = self._members(), self._now()
         self._vitals = {name: self._vitals.get(name, _Vital(now, now)) for name in peers}
         answers = await asyncio.gather(*(self._ask(name, peer) for name, peer in peers.items()))
-        for name, (pulse, error) in zip(peers, answers, strict=True):
-            if ailment := await self._judge(name, pulse, error):
+        now = self._now()  # what is done about one actor takes time, which is not the silence of another
+        judged = (self._judge(name, *answer, now) for name, answer in zip(peers, answers, strict=True))
+        for name, ailment in zip(peers, await asyncio.gather(*judged), strict=True):
+            if ailment:
                 self._mend(self._unit(name), name, ailment)
-        if self._recoveries or self._computing():
-            self._progress_at = self._clock()
-        if self._clock() - self._progress_at >= self._patience.stall_s:
-            await self._stalled()
+        if self._recoveries or self._computing(now):
+            self._progress_at = self._now()
+        if now - self._progress_at >= self._patience.stall_s:
+            await self._stalled(now)
 
     def _members(self) -> "dict[str, Peer]":
         """Everybody who is up and not being mended."""
@@ -176,16 +189,16 @@ class Supervisor:
             if name in self._workforce.workers:
                 asked = peer.call("health")
                 health = await within(self._patience.answer_s, asked, f"driver waits for the health of {name}")
-                self._vitals[name].hear(health, self._clock())
+                self._vitals[name].hear(health, self._now())
         except DeadlineExceeded:
             pass  # silence is judged by its length
         except Exception as error:
             return pulse, error
         return pulse, None
 
-    async def _judge(self, name: str, pulse: Pulse | None, error: Exception | None) -> str:
+    async def _judge(self, name: str, pulse: Pulse | None, error: Exception | None, now: float) -> str:
         """What is wrong with an actor, in words; empty when nothing is, or not yet."""
-        vital, now = self._vitals[name], self._clock()
+        vital = self._vitals[name]
         ensemble = self._ensembles.get(self._unit(name))
         if pulse:
             vital.pulse, vital.heard_at = pulse, now - pulse.blocked_s
@@ -193,8 +206,10 @@ class Supervisor:
                 return "its process died"
         if error:
             logger.warning("%s: %s", name, error)
-            return "its process died" if isinstance(error, PeerLost) else f"{type(error).__name__}: {error}"
-        silent_s = self._silent_s(vital)
+            if not isinstance(error, PeerLost):
+                return f"{type(error).__name__}: {error}"
+            return str(error) if pulse else f"its process died: {error}"  # who answers may tell of another's death
+        silent_s = now - vital.heard_at
         if silent_s >= self._patience.silent_s:
             state = await self._prod(vital.pulse) if vital.pulse else "never heard of"
             return f"no answer for {silent_s:.0f} s, {state_in_words(state)}"
@@ -256,52 +271,52 @@ class Supervisor:
         if (error := run.exception()) is None:
             return True
         changed = [name for name, standing in (await self._core.standings()).items() if standing != "serves"]
-        if not changed and not isinstance(error, PeerLost | TimeoutError):
-            return True  # nobody died: it would only happen again
+        if not changed and not isinstance(error, PeerLost | TimeoutError | WeightsMissing):
+            return True  # nobody died, and nobody waited in vain: it would only happen again
         self._mend(_CORE, ", ".join(changed) or "the run", f"the run failed: {type(error).__name__}: {error}")
         return False
 
     # -- stalls -----------------------------------------------------------------------------------------------
 
-    def _computing(self) -> bool:
+    def _computing(self, now: float) -> bool:
         """Whether a learner rank is at work: a long step is no stall. What a silent one was at does not count."""
         return any(
             one.age_s < self._patience.learner_timeout_s
             for name, vital in self._vitals.items()
-            if name.startswith("learner-") and vital.pulse and self._silent_s(vital) < self._patience.suspect_s
+            if name.startswith("learner-") and vital.pulse and now - vital.heard_at < self._patience.suspect_s
             for one in vital.pulse.doing
         )
 
-    async def _stalled(self) -> None:
+    async def _stalled(self, now: float) -> None:
         """Explain it, then act as configured."""
-        standstill = f"no progress for {self._clock() - self._progress_at:.0f} s"
-        file, silent = await self._explain(standstill)
-        self._progress_at = self._clock()
+        standstill = f"no progress for {now - self._progress_at:.0f} s"
+        file, silent = await self._explain(standstill, now)
+        self._progress_at = self._now()
         if self._patience.on_stall == "abort":
             raise GivenUp(f"{standstill} (actors.on_stall=abort); {file} says who waits for whom; rloop resume goes on")
         for name in silent:
             self._mend(self._unit(name), name, f"{standstill}, and it does not answer")
-        mute = {} if silent else self._mute()
+        mute = {} if silent else self._mute(now)
         for name, seconds in mute.items():
             self._mend(name, name, f"{standstill}, and its engine has requests and gave no token for {seconds:.0f} s")
         if not silent and not mute:
             self._mend(_CORE, "the run", f"{standstill}, and everybody answers; see {file.name}")
 
-    def _mute(self) -> dict[str, float]:
+    def _mute(self, now: float) -> dict[str, float]:
         """Workers whose engines hang, and for how long: an engine's process cannot be asked, its worker answers."""
-        now, enough = self._clock(), self._patience.stall_s / 2
+        enough = self._patience.stall_s / 2
         workers = {name: vital for name, vital in self._vitals.items() if name in self._workforce.workers}
         seconds = {name: now - vital.generated_at for name, vital in workers.items()}
         return {name: mute for name, mute in seconds.items() if mute >= enough}
 
-    async def _explain(self, standstill: str) -> tuple[Path, list[str]]:
-        """Write the explanation to a file and to the log; returns the file and who is silent."""
+    async def _explain(self, standstill: str, now: float) -> tuple[Path, list[str]]:
+        """Tell everything that is known of it; returns the file that has it, and who is silent."""
         heard = {name: vital for name, vital in self._vitals.items() if vital.pulse}
         states = await asyncio.gather(*(self._prod(vital.pulse) for vital in heard.values() if vital.pulse))
         silent = [
-            Silent(vital.pulse, self._silent_s(vital), state)
+            Silent(vital.pulse, now - vital.heard_at, state)
             for vital, state in zip(heard.values(), states, strict=True)
-            if vital.pulse and self._silent_s(vital) >= self._patience.suspect_s
+            if vital.pulse and now - vital.heard_at >= self._patience.suspect_s
         ]
         pulses = [vital.pulse for vital in heard.values() if vital.pulse]
         seen, buffer = self._seen, self._seen.buffer
@@ -311,13 +326,26 @@ class Supervisor:
             f"{buffer.finished} finished; the controller waits for {seen.waiting or 'nothing'}"
         )
         text = explain(progress, pulses, open_waits(), silent, self._run_dir / "logs")
-        file = self._run_dir / "stalls" / time.strftime("%Y%m%d-%H%M%S.txt")
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        logger.warning("%s", text)
-        return file, [one.pulse.name for one in silent]
+        return publish(text, self._run_dir / "stalls"), [one.pulse.name for one in silent]
 
     # -- small things -----------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """The time. If this process has stood still since it last asked for it, that is forgiven everybody first."""
+        now = self._clock()
+        gap_s, self._awake_at = now - self._awake_at, now
+        if gap_s > _STANDSTILL_S:
+            logger.warning("the driver stood still for %.1f s: that is nobody's silence, and no stall", gap_s)
+            for vital in self._vitals.values():
+                vital.forgive(gap_s, now)
+            self._progress_at = min(self._progress_at + gap_s, now)
+        return now
+
+    async def _stay_awake(self) -> None:
+        """Ask for the time again and again, also while answers are awaited: then a gap is a standstill."""
+        while True:
+            self._now()
+            await asyncio.sleep(self._patience.look_every_s)
 
     @property
     def _core(self) -> Ensemble:
@@ -326,6 +354,3 @@ class Supervisor:
     def _unit(self, name: str) -> str:
         """What is mended together with this actor: an ensemble, or the one worker."""
         return next((unit for unit, ensemble in self._ensembles.items() if name in ensemble.peers), name)
-
-    def _silent_s(self, vital: _Vital) -> float:
-        return self._clock() - vital.heard_at

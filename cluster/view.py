@@ -1,8 +1,10 @@
 """The live view: draws `RunStatus` pictures. Asks nobody, decides nothing.
 
-On a terminal it is one panel that is redrawn; elsewhere a line per change of phase and one every ten seconds.
+On a terminal it is one panel that is redrawn; elsewhere a line per change of phase and one every ten seconds. What
+explains a stall is printed above it, in full: nobody who looks on reads a file meanwhile.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,9 +18,21 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.records import EvalRow, RunStatus
+from cluster import stalls
 
 _PHASES = {"warmup": "warm-up", "rl": "RL", "rft": "RFT", "eval": "evaluation", None: "starting"}
 LINE_EVERY_S = 10.0
+
+
+class _Printer(logging.Handler):
+    """Prints what a logger says."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), highlight=False, soft_wrap=True, markup=False)
 
 
 class LiveView(AbstractContextManager["LiveView"]):
@@ -28,11 +42,13 @@ class LiveView(AbstractContextManager["LiveView"]):
         self._name = name
         self._console = console
         self._clock = clock
+        self._explanations = _Printer(console)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._last: tuple[object, ...] = ()
         self._printed_at = 0.0
 
     def __enter__(self) -> "LiveView":
+        stalls.logger.addHandler(self._explanations)
         if self._live:
             self._live.start()
         return self
@@ -40,6 +56,7 @@ class LiveView(AbstractContextManager["LiveView"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        stalls.logger.removeHandler(self._explanations)
         if self._live:
             self._live.stop()
 

@@ -81,6 +81,7 @@ class Stage:
     log: list[str] = field(default_factory=list)
     now: float = 1000.0
     runs: int = 0
+    prod_s: float = 0.0
 
     async def set(self) -> "Stage":
         self.peers = {name: FakePeer(name, self.log) for name in (*CORE, "verifiers")}
@@ -114,6 +115,7 @@ class Stage:
         return await self.run
 
     async def prod(self, pulse: Pulse) -> str:
+        self.wait(self.prod_s)
         return "T" if self.worker(pulse.name).state == "silent" else "S"
 
     def clock(self) -> float:
@@ -122,11 +124,22 @@ class Stage:
     def worker(self, name: str) -> FakePeer:
         return self.peers.get(name) or self.workforce.workers[name]
 
-    async def look(self, after_s: float = 0.5, times: int = 1) -> None:
+    def wait(self, seconds: float) -> None:
+        """Time passes, and the supervisor is awake."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + 0.5, until)
+            self.supervisor._now()
+
+    def stand_still(self, seconds: float) -> None:
+        """Time passes without the supervisor: it wakes up at the end of it."""
+        self.now += seconds
+        self.supervisor._now()
+
+    async def look(self, after_s: float = 0.5) -> None:
         """Look again, and let what is being mended be mended."""
-        for _ in range(times):
-            self.now += after_s
-            await self.supervisor.look()
+        self.wait(after_s)
+        await self.supervisor.look()
         for task, _ in list(self.supervisor._recoveries.values()):
             await asyncio.wait([task])
         await self.supervisor.look()

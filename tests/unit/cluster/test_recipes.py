@@ -18,4 +18,6 @@ def test_the_recipe_for_files_needs_only_a_path() -> None:
 
 def test_the_gpu_settings_are_laid_over_a_recipe() -> None:
     overlay = RECIPES / "gpu.yaml"
-    assert load(RECIPES / "gsm8k.yaml", [str(overlay), "data.path=x.jsonl"]).rollout.engine.kv_cache_mb is None
+    config = load(RECIPES / "gsm8k.yaml", [str(overlay), "data.path=x.jsonl"])
+    assert config.rollout.engine.kv_cache_mb is None
+    assert config.actors.start_timeout_s == 1800

@@ -8,6 +8,7 @@ from actors.pulse import Doing
 from actors.records import BufferStatus, RunStatus
 from actors.waiting import DeadlineExceeded, PeerLost
 from cluster.incidents import GivenUp
+from rollout.engine import WeightsMissing
 
 CORE = ("buffer", "broadcaster", "learner-0", "learner-1", "controller")
 WHOLE_CORE_AGAIN = [*(f"{name} restarted" for name in CORE), "connected", "broadcaster join rollout-worker-0"]
@@ -33,7 +34,7 @@ def test_a_worker_that_dies_is_replaced_and_the_newcomer_has_weights_before_it_w
     assert stage.log == WORKER_REPLACED
     assert list(stage.workforce.workers) == ["rollout-worker-1"]
     assert [(row["victim"], row["noticed"], row["action"]) for row in stage.rows] == [
-        ("rollout-worker-0", "its process died", "it is replaced")
+        ("rollout-worker-0", "its process died: rollout-worker-0 died", "it is replaced")
     ]
 
 
@@ -45,6 +46,14 @@ def test_a_worker_that_is_ill_by_its_own_account_is_replaced(play):
     stage = play(scene)
     assert stage.log == WORKER_REPLACED
     assert stage.rows[0]["noticed"] == "RuntimeError: the engine process is gone"
+
+
+def test_a_worker_that_tells_of_the_death_of_another_is_not_reported_as_dead(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").raises["health"] = PeerLost("verifiers died during score")
+        await stage.look()
+
+    assert [row["noticed"] for row in play(scene).rows] == ["verifiers died during score"]
 
 
 def test_a_silent_worker_loses_its_leases_first_and_its_life_later(play):
@@ -115,6 +124,85 @@ def test_a_worker_replaced_while_the_learning_side_is_lost_is_taken_in_when_that
     assert len(stage.rows) == 2
 
 
+@pytest.mark.parametrize(("silent_s", "after_s"), [(30, 30), (600, 120)])  # lost by their silence; found in a stall
+def test_who_missed_one_pulse_does_not_pay_for_the_time_that_a_dead_node_takes(play, silent_s, after_s):
+    async def scene(stage):
+        await stage.workforce.hire(3)
+        await stage.look(after_s=0)
+        for worker in stage.workforce.workers.values():
+            worker.state = "silent"
+        await stage.look(after_s=after_s - 0.5)
+        stage.peers["verifiers"].state = "silent"
+        stage.prod_s = 10  # nobody on that node tells a state either
+        stage.wait(0.5)
+        await stage.supervisor.look()
+        stage.peers["verifiers"].state = "up"
+        await stage.look()
+
+    rows = play(scene, silent_s=silent_s).rows
+    assert sorted(row["victim"] for row in rows) == [f"rollout-worker-{i}" for i in range(4)]
+
+
+# -- a driver that stands still -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("within_a_look", [False, True])
+def test_while_the_driver_itself_stands_still_nobody_is_silent(play, within_a_look):
+    async def scene(stage):
+        everybody = [*stage.peers.values(), stage.worker("rollout-worker-0")]
+        for peer in everybody:
+            peer.state = "silent"  # whoever is asked has no time left when the driver wakes up
+        looking = asyncio.ensure_future(stage.supervisor.look())
+        if within_a_look:
+            await asyncio.sleep(0)  # everybody has been asked
+        stage.now += 300
+        await looking
+        for peer in everybody:
+            peer.state = "up"
+        await stage.look()
+        assert stage.supervisor.note == ""
+
+    stage = play(scene)
+    assert (stage.log, stage.rows) == ([], [])
+
+
+def test_while_the_driver_itself_stands_still_nothing_stalls(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").health |= {"tokens": 512.0, "requests": 16.0}
+        await stage.look(after_s=1)
+        await stage.look(after_s=100)
+        stage.stand_still(300)
+        await stage.look(after_s=18)
+        assert stage.rows == []
+        await stage.look(after_s=2)
+
+    noticed = "no progress for 121 s, and its engine has requests and gave no token for 120 s"
+    assert play(scene).rows[0]["noticed"] == noticed
+
+
+def test_a_worker_is_still_judged_by_its_silence_before_and_after_the_driver_stood_still(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").state = "silent"
+        await stage.look(after_s=9)
+        stage.stand_still(300)
+        await stage.look(after_s=22)
+
+    assert play(scene).rows[0]["noticed"] == "no answer for 31 s, its process is stopped (state T)"
+
+
+def test_that_answers_are_waited_for_is_no_standstill(play):
+    async def scene(stage):
+        stage.worker("rollout-worker-0").state = "silent"
+        watching = asyncio.ensure_future(stage.supervisor.watch())
+        while "rollout-worker-1 start" not in stage.log and stage.now < 1100:
+            stage.now += 0.5
+            await asyncio.sleep(0.002)  # a look at somebody silent takes ten of these
+        stage.run.set_result("finished")
+        assert await watching == "finished"
+
+    assert "rollout-worker-1 start" in play(scene).log
+
+
 # -- verifiers and the learning side --------------------------------------------------------------------------
 
 
@@ -162,7 +250,14 @@ def test_when_one_of_the_learning_side_is_silent_all_of_it_is_killed_and_begins_
     assert stage.rows[0]["noticed"] == "no answer for 31 s, its process is stopped (state T)"
 
 
-@pytest.mark.parametrize("error", [PeerLost("buffer died during finish"), DeadlineExceeded("no answer in 120 s")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PeerLost("buffer died during finish"),
+        DeadlineExceeded("no answer in 120 s"),
+        WeightsMissing("version 7 from learner-0: Connection refused"),
+    ],
+)
 def test_a_run_that_failed_for_want_of_an_answer_is_taken_up_again(play, error):
     async def scene(stage):
         watching = asyncio.ensure_future(stage.supervisor.watch())
@@ -215,7 +310,7 @@ def test_a_spent_budget_ends_the_run_with_a_list_of_what_died_and_when(play):
             await stage.supervisor.look()
         sentence = str(caught.value)
         assert sentence.startswith("2 process failures, actors.restarts allows 1: ")
-        assert "rollout-worker-0: its process died; " in sentence
+        assert "rollout-worker-0: its process died: rollout-worker-0 died; " in sentence
         assert "buffer: its process died. " in sentence
         assert "rloop resume" in sentence
 

@@ -1,8 +1,11 @@
 import io
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from actors.records import BufferStatus, EvalRow, RunStatus
+from cluster.stalls import publish
 from cluster.view import LiveView, line, panel
 
 EVAL = EvalRow("theta-0", "base policy", {"pass@1": 0.2104, "pass@32": 0.95, "4 numbers/pass@1": 0.1}, 60, 32)
@@ -74,6 +77,18 @@ def test_off_a_terminal_there_is_a_line_per_phase_change_and_one_every_ten_secon
         "12/99",
         "22/99",
     ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_explanation_of_a_stall_is_printed_in_full_and_once(tmp_path: Path, terminal: bool) -> None:
+    text, out = "who waits for whom:\n  121.0 s of 480 s  controller: [buffer] batch 4 of 10\n", io.StringIO()
+    with LiveView("demo", Console(file=out, force_terminal=terminal, width=40)) as view:
+        view.show(RL)
+        publish(text, tmp_path / "stalls")
+        view.show(RL)
+    publish("a run that nobody looks on", tmp_path / "stalls")
+    assert out.getvalue().count(text) == 1
+    assert "nobody looks on" not in out.getvalue()
 
 
 def test_markup_in_messages_is_shown_as_it_is() -> None:
