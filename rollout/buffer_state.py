@@ -15,7 +15,7 @@ from rollout.curation import GroupCurator
 from rollout.datasets import SupervisedDataset
 from rollout.events import Fate
 from rollout.ledger import PromptOrder
-from rollout.records import BatchInfo, EvalCounts, GroupKey, RolloutGroup, TrainingBatch
+from rollout.records import BatchInfo, EvalCounts, GroupKey, Prompt, RolloutGroup, TrainingBatch
 
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
 _JUDGED_STEPS = 4  # the share of answers without a verdict is over the groups of so many steps
@@ -93,6 +93,11 @@ class RLPhase:
         self._oldest.pop(key, None)
         self.admission.reject()
         self._order.put_back(key)
+
+    def fail(self, prompt: Prompt) -> None:
+        """A group that was taken will not be leased again: its slot is free."""
+        self.admission.reject()
+        self._barren["failed"] += 1
 
     def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
         """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
@@ -210,13 +215,21 @@ class EvalPhase:
     """Held-out groups on their way to counts."""
 
     def __init__(
-        self, number: int, samples: int, temperature: float, prompts: Sequence[str], done: Iterable[RolloutGroup] = ()
+        self,
+        number: int,
+        samples: int,
+        temperature: float,
+        prompts: Sequence[str],
+        done: Iterable[RolloutGroup] = (),
+        failed: Iterable[Prompt] = (),
     ) -> None:
         self.number = number
         self.samples = samples
         self.temperature = temperature
         self.prompts = prompts
         self.counts = {group.key.prompt_id: count_answers(group) for group in done}
+        for prompt in failed:
+            self.fail(prompt)
         self.pending = deque(GroupKey("eval", number, p) for p in prompts if p not in self.counts)
 
     def take(self, max_groups: int, max_in_flight: int) -> list[GroupKey]:
@@ -229,6 +242,11 @@ class EvalPhase:
     def put_back(self, key: GroupKey) -> None:
         """A lease ended without a result."""
         self.pending.appendleft(key)
+
+    def fail(self, prompt: Prompt) -> None:
+        """A group will not be leased again: its answers count, as answers without a verdict."""
+        samples = self.samples
+        self.counts[prompt.id] = EvalCounts(prompt.id, prompt.tag, samples, 0, failed=samples, truncated=0, tokens=0)
 
     def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
         """Count a finished group."""

@@ -104,7 +104,8 @@ class Discarded:
     tokens: int
     """Sampled tokens that are lost with them."""
     reason: str
-    """`stale`: too old to be trained, `phase_over`, `deterministic`: a run that must repeat exactly."""
+    """`stale`: too old to be trained, `phase_over`, `deterministic`: a run that must repeat exactly, `failed`: the
+    group is dropped next."""
     lengths: tuple[int, ...] = ()
     """How many of the tokens each sample had."""
 
@@ -141,11 +142,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A buffered group will not be trained after all."""
+    """A buffered group will not be trained after all, or a free one will not be leased again."""
 
     key: GroupKey
     reason: str
-    """`stale`, `phase_over`."""
+    """`stale`, `phase_over` of a buffered one; `failed` of a free one, whose leases lost their workers too often."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,10 @@ def _starts_over(original: Any) -> Any:
     return lambda pieces=(): original(())
 
 
+def _again_and_again(original: Any) -> Any:
+    return lambda self, key: 0
+
+
 def _unusable_go_on(original: Any) -> Any:
     return lambda self, phase, key: None
 
@@ -302,6 +306,7 @@ BUGS: dict[str, Bug] = {
     ),
     "slot_leak": Bug("a filtered group keeps its slot", RLPhase, "finish", _slot_is_lost),
     "starts_over": Bug("a worker ignores the tokens that its lease brings", worker_module, "AnswerLog", _starts_over),
+    "no_limit": Bug("a group that loses its workers is leased for ever", Ledger, "losses", _again_and_again),
     "unusable_go_on": Bug("answers with tokens too old are continued", LeaseDesk, "_discard_unusable", _unusable_go_on),
     "no_redo": Bug("weights go back to the checkpoint, the ledger does not", Bookkeeper, "steps_after", _nothing_again),
     "redo_reordered": Bug("recorded steps are trained again in another order", RLPhase, "batch", _again_backwards),
