@@ -258,7 +258,7 @@ def _crc(incarnation: int, durable: int, text: bytes) -> int:
 
 
 def _decode(text: bytes) -> Event:
-    name, fields = json.loads(text)
+    name, fields = json.loads(text.decode())
     if "key" in fields:
         fields["key"] = GroupKey(*fields["key"])
     if "keys" in fields:
