@@ -39,6 +39,25 @@ class RecordedStep:
     """In the order in which they were trained."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyGroup:
+    """A group that waits to be trained."""
+
+    group: RolloutGroup
+    oldest: int | None
+    """Smallest version among the tokens that would be trained: found once, for it is looked at very often."""
+
+    @classmethod
+    def of(cls, group: RolloutGroup) -> "ReadyGroup":
+        """Look at the tokens of a group."""
+        return cls(group, oldest_trained_version(group))
+
+    @property
+    def key(self) -> GroupKey:
+        """The group's."""
+        return self.group.key
+
+
 class RLPhase:
     """Groups on their way to training."""
 
@@ -60,7 +79,7 @@ class RLPhase:
         self.version = version
         """Version of the learner's weights; the engines' may be behind (`admission.version`)."""
         self.admission = admission
-        self.ready = list(ready)
+        self.ready = [ReadyGroup.of(group) for group in ready]
         self.recorded = deque(recorded)
         self._order = order
         self._curator = curator
@@ -113,12 +132,14 @@ class RLPhase:
             return "dropped", reason
         self.admission.accept()
         self._barren.clear()
-        self.ready.append(curated)
+        self.ready.append(ReadyGroup.of(curated))
         return "buffered", ""
 
     def drop_stale(self) -> list[GroupKey]:
         """The bound at consumption: forget ready groups with a token more than η versions old. Returns their keys."""
-        stale = {g.key for g in self.ready if is_stale(g, self.version, self._config.max_staleness)}
+        stale = {g.key for g in self.ready if is_stale(g.oldest, self.version, self._config.max_staleness)}
+        if not stale:
+            return []
         for _ in stale:
             self.admission.withdraw()
         self.ready = [g for g in self.ready if g.key not in stale]
@@ -141,7 +162,7 @@ class RLPhase:
             self._refuse_barren()
             return None
         self.ready.sort(key=self._age)
-        info, batch = training_batch(self.ready[: self.groups_per_step], self.version)
+        info, batch = training_batch([ready.group for ready in self.ready[: self.groups_per_step]], self.version)
         if self._rewards:
             mean = sum(self._rewards) / len(self._rewards)
             info = replace(info, metrics=info.metrics | {"reward_generated": mean})
@@ -179,10 +200,9 @@ class RLPhase:
         self.step += 1
         self.version = version
 
-    def _age(self, group: RolloutGroup) -> tuple[int, int, int]:
+    def _age(self, ready: ReadyGroup) -> tuple[int, int, int]:
         """Oldest tokens first; among equals in the order of the prompts, so that η = 0 does not depend on timing."""
-        oldest = oldest_trained_version(group)
-        return (self.version if oldest is None else oldest, *self._order.position(group.key))
+        return (self.version if ready.oldest is None else ready.oldest, *self._order.position(ready.key))
 
     def _judge(self, group: RolloutGroup) -> None:
         failed = [rollout for rollout in group.rollouts if not rollout.trainable]
