@@ -74,7 +74,7 @@ class RolloutBuffer:
         self._ledger = self._books.ledger
         self._unfinished = self._books.unfinished
         self._order = PromptOrder(list(self._prompts.train), seed, self._ledger)
-        self._desk = LeaseDesk(self._books, self._prompts, config, seed, lease_timeout_s, clock)
+        self._desk = LeaseDesk(self._books, self._prompts, config, seed, lease_timeout_s, clock, self._drop)
         self._version = 0
         self._phase: RLPhase | SFTPhase | EvalPhase | None = None
         self._finished = 0
@@ -146,8 +146,9 @@ class RolloutBuffer:
         done = await self._books.groups(
             [key for key in keys if self._ledger.state(key) == "evaluated"], self._prompts, curator=None
         )
+        failed = [self._prompts[key] for key in keys if self._ledger.state(key) == "dropped"]
         await self._books.restore(sorted(set(keys).intersection(self._ledger.unfinished())))
-        self._phase = EvalPhase(number, samples, temperature, prompts, done.values())
+        self._phase = EvalPhase(number, samples, temperature, prompts, done.values(), failed)
         self._changes.notify()
 
     async def end_phase(self) -> None:
@@ -302,8 +303,7 @@ class RolloutBuffer:
             raise RuntimeError("there is no batch outside RL and supervised phases; call begin_rl or begin_sft first")
         self._books.require_whole()
         for key in [] if phase.recorded else phase.drop_stale():
-            self._drop(key, "stale")
-            self._changes.notify()  # there is room for a replacement
+            self._drop(key, "stale")  # there is room for a replacement
         return phase.batch() or (
             f"{len(phase.ready)} of {phase.groups_per_step} groups are ready, "
             f"{len(phase.late)} that the next step could not train are awaited, "
@@ -388,6 +388,7 @@ class RolloutBuffer:
     def _drop(self, key: GroupKey, reason: str) -> None:
         self._books.record(Dropped(key, reason))
         self._dropped[reason] += 1
+        self._changes.notify()
 
     def _unwanted(self, worker: str) -> list[GroupKey]:
         phase = self._phase

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from rollout.balance import UNDELIVERED, Balance, PhaseId, total
+from rollout.balance import Balance, PhaseId, total
 from rollout.continuation import Continuation, name
 from rollout.events import (
     Discarded,
+    Dropped,
     Event,
     Finished,
     Leased,
@@ -154,6 +155,8 @@ class _Fold:
                 self._refuse(event)
             case Finished():
                 self._finish(event)
+            case Dropped():
+                self.continuation.dropped(event)
             case Trained():
                 self.born.setdefault(event.version, self.number)
                 self._fault(*self.lineage.train(event))
@@ -222,8 +225,8 @@ def _count(fold: _Fold, answers: Mapping[str, int]) -> None:
         balance.samples["issued"] += size
         if fate != "trained":  # those are counted from their records
             balance.groups[fate] += 1
-        if fate.startswith(UNDELIVERED):
-            balance.samples[fate] += size
+        if fold.ledger.entries[key].payload is None:
+            balance.samples["dropped/undelivered" if fate.startswith("dropped/") else fate] += size
     for key, versions in fold.lineage.trained().items():
         if key in fold.home:  # else the ledger has refused it already
             fold.home[key].groups["trained"] += len(versions)

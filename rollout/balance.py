@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-UNDELIVERED = ("running", "free/")  # fates without answers
+UNDELIVERED = ("running", "free/", "dropped/undelivered")  # fates without answers
 BESIDE = ("issued", "generated", "known", "recycled", "unrecorded", "partial/", "discarded/", "refused/")  # no fates
 UNTRAINED = ("dropped/", "discarded/", "refused/late", "unrecorded")  # tokens that were generated in vain
 
@@ -29,7 +29,8 @@ class Balance:
     """Where everything went, by account.
 
     Fates: `trained`, `waiting`, `dropped/<reason>`, `evaluated`, `running`, `free/<reason>`; `dropped/unscored` are
-    siblings without a verdict in trained groups. What else there is:
+    siblings without a verdict in trained groups, `dropped/undelivered` answers that `dropped/failed` groups never had.
+    What else there is:
 
         issued             groups leased at least once, and their answers
         generated          finished answers on the disk

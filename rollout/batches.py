@@ -17,9 +17,8 @@ def oldest_trained_version(group: RolloutGroup) -> int | None:
     return min((int(v.min()) for v in versions if len(v)), default=None)
 
 
-def is_stale(group: RolloutGroup, version: int, max_staleness: float) -> bool:
-    """True when the step that starts from `version` may not train it: a token is more than η versions old."""
-    oldest = oldest_trained_version(group)
+def is_stale(oldest: int | None, version: int, max_staleness: float) -> bool:
+    """True when the step that starts from `version` may not train a group: its oldest token is older than η."""
     return oldest is not None and version - oldest > max_staleness
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from rollout.curation import GroupCurator
 from rollout.event_log import JournalBroken
-from rollout.events import Discarded, Event, PayloadRef, Progressed, Refused, Trained, replay
+from rollout.events import Discarded, Event, PayloadRef, Progressed, Refused, Trained
 from rollout.journal import Journal, read_payloads, read_pieces
 from rollout.ledger import Ledger
 from rollout.payloads import from_batch, pieces_from_batch, pieces_to_batch, to_batch
@@ -31,8 +31,8 @@ class Bookkeeper:
             ValueError: When it is of other data.
         """
         self._storage = storage
-        self._journal = Journal(storage, data_fingerprint)
-        self.ledger = Ledger(replay(storage))
+        self.ledger = Ledger()
+        self._journal = Journal(storage, data_fingerprint, take=self.ledger.apply)
         self.unfinished = Unfinished()
         self.on_broken: Callable[[], None] = lambda: None
         """Called whenever the journal turns out to be broken."""

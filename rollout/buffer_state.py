@@ -15,7 +15,7 @@ from rollout.curation import GroupCurator
 from rollout.datasets import SupervisedDataset
 from rollout.events import Fate
 from rollout.ledger import PromptOrder
-from rollout.records import BatchInfo, EvalCounts, GroupKey, RolloutGroup, TrainingBatch
+from rollout.records import BatchInfo, EvalCounts, GroupKey, Prompt, RolloutGroup, TrainingBatch
 
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
 _JUDGED_STEPS = 4  # the share of answers without a verdict is over the groups of so many steps
@@ -39,6 +39,25 @@ class RecordedStep:
     """In the order in which they were trained."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyGroup:
+    """A group that waits to be trained."""
+
+    group: RolloutGroup
+    oldest: int | None
+    """Smallest version among the tokens that would be trained: found once, for it is looked at very often."""
+
+    @classmethod
+    def of(cls, group: RolloutGroup) -> "ReadyGroup":
+        """Look at the tokens of a group."""
+        return cls(group, oldest_trained_version(group))
+
+    @property
+    def key(self) -> GroupKey:
+        """The group's."""
+        return self.group.key
+
+
 class RLPhase:
     """Groups on their way to training."""
 
@@ -60,7 +79,7 @@ class RLPhase:
         self.version = version
         """Version of the learner's weights; the engines' may be behind (`admission.version`)."""
         self.admission = admission
-        self.ready = list(ready)
+        self.ready = [ReadyGroup.of(group) for group in ready]
         self.recorded = deque(recorded)
         self._order = order
         self._curator = curator
@@ -94,6 +113,11 @@ class RLPhase:
         self.admission.reject()
         self._order.put_back(key)
 
+    def fail(self, prompt: Prompt) -> None:
+        """A group that was taken will not be leased again: its slot is free."""
+        self.admission.reject()
+        self._barren["failed"] += 1
+
     def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
         """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
         self._oldest.pop(group.key, None)
@@ -108,12 +132,14 @@ class RLPhase:
             return "dropped", reason
         self.admission.accept()
         self._barren.clear()
-        self.ready.append(curated)
+        self.ready.append(ReadyGroup.of(curated))
         return "buffered", ""
 
     def drop_stale(self) -> list[GroupKey]:
         """The bound at consumption: forget ready groups with a token more than η versions old. Returns their keys."""
-        stale = {g.key for g in self.ready if is_stale(g, self.version, self._config.max_staleness)}
+        stale = {g.key for g in self.ready if is_stale(g.oldest, self.version, self._config.max_staleness)}
+        if not stale:
+            return []
         for _ in stale:
             self.admission.withdraw()
         self.ready = [g for g in self.ready if g.key not in stale]
@@ -136,7 +162,7 @@ class RLPhase:
             self._refuse_barren()
             return None
         self.ready.sort(key=self._age)
-        info, batch = training_batch(self.ready[: self.groups_per_step], self.version)
+        info, batch = training_batch([ready.group for ready in self.ready[: self.groups_per_step]], self.version)
         if self._rewards:
             mean = sum(self._rewards) / len(self._rewards)
             info = replace(info, metrics=info.metrics | {"reward_generated": mean})
@@ -174,10 +200,9 @@ class RLPhase:
         self.step += 1
         self.version = version
 
-    def _age(self, group: RolloutGroup) -> tuple[int, int, int]:
+    def _age(self, ready: ReadyGroup) -> tuple[int, int, int]:
         """Oldest tokens first; among equals in the order of the prompts, so that η = 0 does not depend on timing."""
-        oldest = oldest_trained_version(group)
-        return (self.version if oldest is None else oldest, *self._order.position(group.key))
+        return (self.version if ready.oldest is None else ready.oldest, *self._order.position(ready.key))
 
     def _judge(self, group: RolloutGroup) -> None:
         failed = [rollout for rollout in group.rollouts if not rollout.trainable]
@@ -210,13 +235,21 @@ class EvalPhase:
     """Held-out groups on their way to counts."""
 
     def __init__(
-        self, number: int, samples: int, temperature: float, prompts: Sequence[str], done: Iterable[RolloutGroup] = ()
+        self,
+        number: int,
+        samples: int,
+        temperature: float,
+        prompts: Sequence[str],
+        done: Iterable[RolloutGroup] = (),
+        failed: Iterable[Prompt] = (),
     ) -> None:
         self.number = number
         self.samples = samples
         self.temperature = temperature
         self.prompts = prompts
         self.counts = {group.key.prompt_id: count_answers(group) for group in done}
+        for prompt in failed:
+            self.fail(prompt)
         self.pending = deque(GroupKey("eval", number, p) for p in prompts if p not in self.counts)
 
     def take(self, max_groups: int, max_in_flight: int) -> list[GroupKey]:
@@ -229,6 +262,11 @@ class EvalPhase:
     def put_back(self, key: GroupKey) -> None:
         """A lease ended without a result."""
         self.pending.appendleft(key)
+
+    def fail(self, prompt: Prompt) -> None:
+        """A group will not be leased again: its answers count, as answers without a verdict."""
+        samples = self.samples
+        self.counts[prompt.id] = EvalCounts(prompt.id, prompt.tag, samples, 0, failed=samples, truncated=0, tokens=0)
 
     def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
         """Count a finished group."""

@@ -100,6 +100,9 @@ class RolloutConfig(BaseModel):
     max_failed_frac: float = Field(
         0.5, gt=0, le=1, description="Share of answers without a verdict (over 4 steps) that ends the run."
     )
+    max_attempts: int = Field(
+        3, ge=1, description="Leases of one group that may end with their worker lost; then the group is dropped."
+    )
     deterministic: bool = Field(
         False,
         description="Repeat bit for bit: answers one at a time, none continued (max_staleness=0, ranks=1).",

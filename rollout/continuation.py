@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from rollout.events import Discarded, Finished, JournalDamaged, PayloadRef, Progressed
+from rollout.events import Discarded, Dropped, Finished, JournalDamaged, PayloadRef, Progressed
 from rollout.payloads import pieces_from_batch
 from rollout.records import GroupKey, Piece, Segment
 from rollout.segments import GROUPS, PIECES, Kind, read_segment
@@ -72,6 +72,10 @@ class Continuation:
         if known.gone or found == event.tokens:
             return []
         return [f"{event.tokens} tokens of {name(event.key)} were discarded, {found} were persisted"]
+
+    def dropped(self, event: Dropped) -> None:
+        """The group is not awaited any more; its pieces may go."""
+        self._groups.pop(event.key, None)
 
     def finished(self, event: Finished) -> list[str]:
         """The whole answers came in."""

@@ -7,12 +7,17 @@ writes without knowing of that one counts for nothing (`rollout.events.replay`).
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rollout.events import LOG_NAME, Event, JournalDamaged, Opened, Record, encode_all, read_log
 from rollout.storage import Storage
 
 logger = logging.getLogger(__name__)
+
+_LONG_BYTES = 8 << 20  # reading a longer log takes more than a second
+
+Take = Callable[[Event], None]
+"""Takes one event into account."""
 
 
 class JournalBroken(RuntimeError):
@@ -26,15 +31,20 @@ class JournalFenced(JournalBroken):
 class EventLog:
     """Appends events. Blocks; one call at a time."""
 
-    def __init__(self, storage: Storage, fingerprint: str) -> None:
+    def __init__(self, storage: Storage, fingerprint: str, take: Take = lambda event: None) -> None:
         """Cut what a crash left torn, and open a new incarnation: it is durable when this returns.
+
+        Args:
+            storage: The journal's folder.
+            fingerprint: sha256 of the data that the groups are made from.
+            take: Gets every event that counts, in order, this writer's own opening included.
 
         Raises:
             ValueError: When the run was started with other data.
             JournalDamaged: When something that was durable cannot be read.
         """
         self._storage = storage
-        end, newest = _look_through(storage, fingerprint)
+        end, newest = _look_through(storage, fingerprint, take)
         _cut(storage, end)
         self.incarnation = newest + 1
         self._log = storage.append(LOG_NAME)
@@ -42,7 +52,9 @@ class EventLog:
             self._log.sync()  # what a writer left that was killed before it could
             self._end = self._log.size
             """Everything before it is durable."""
-            self.append([Opened(self.incarnation, fingerprint, storage.writer)])
+            opened = Opened(self.incarnation, fingerprint, storage.writer)
+            self.append([opened])
+            take(opened)
         except BaseException:
             self._log.close()
             raise
@@ -96,14 +108,22 @@ class EventLog:
         return end
 
 
-def _look_through(storage: Storage, fingerprint: str) -> tuple[int, int]:
-    """Where the log's whole records end, and its newest incarnation."""
-    end = newest = 0
+def _look_through(storage: Storage, fingerprint: str, take: Take) -> tuple[int, int]:
+    """Where the log's whole records end, and its newest incarnation; `take` gets what counts of it."""
+    end = newest = events = 0
+    size = storage.size(LOG_NAME) if LOG_NAME in storage.names() else 0
+    if size > _LONG_BYTES:
+        logger.info("%s: %d MB of events are replayed", storage, size >> 20)
     for record in read_log(storage):
         end = record.end
         if isinstance(record.event, Opened):
             _refuse_other_data(storage, record, fingerprint)
             newest = max(newest, record.incarnation)
+        if record.incarnation >= newest:
+            take(record.event)
+            events += 1
+    if size > _LONG_BYTES:
+        logger.info("%s: %d events were replayed", storage, events)
     return end, newest
 
 

@@ -104,7 +104,8 @@ class Discarded:
     tokens: int
     """Sampled tokens that are lost with them."""
     reason: str
-    """`stale`: too old to be trained, `phase_over`, `deterministic`: a run that must repeat exactly."""
+    """`stale`: too old to be trained, `phase_over`, `deterministic`: a run that must repeat exactly, `failed`: the
+    group is dropped next."""
     lengths: tuple[int, ...] = ()
     """How many of the tokens each sample had."""
 
@@ -141,11 +142,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A buffered group will not be trained after all."""
+    """A buffered group will not be trained after all, or a free one will not be leased again."""
 
     key: GroupKey
     reason: str
-    """`stale`, `phase_over`."""
+    """`stale`, `phase_over` of a buffered one; `failed` of a free one, whose leases lost their workers too often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +258,7 @@ def _crc(incarnation: int, durable: int, text: bytes) -> int:
 
 
 def _decode(text: bytes) -> Event:
-    name, fields = json.loads(text)
+    name, fields = json.loads(text.decode())
     if "key" in fields:
         fields["key"] = GroupKey(*fields["key"])
     if "keys" in fields:

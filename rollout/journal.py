@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 import pyarrow as pa
 
 from rollout.compaction import compact_segments, remove_pieces
-from rollout.event_log import EventLog, JournalBroken
+from rollout.event_log import EventLog, JournalBroken, Take
 from rollout.events import Event, PayloadRef
 from rollout.segments import GROUPS, PIECES, SegmentWriter, read_refs
 from rollout.storage import Storage
@@ -30,13 +30,20 @@ class Journal:
     background call at a time, so the event loop never waits for the disk.
     """
 
-    def __init__(self, storage: Storage, fingerprint: str, segment_bytes: int = _SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        fingerprint: str,
+        segment_bytes: int = _SEGMENT_BYTES,
+        take: Take = lambda event: None,
+    ) -> None:
         """Open for writing; cuts what a crash left torn. The new incarnation is durable when this returns.
 
         Args:
             storage: The journal's folder.
             fingerprint: sha256 of the data that the groups are made from.
             segment_bytes: Size after which a payload file is closed.
+            take: Gets every event that counts, in order, this writer's own opening included.
 
         Raises:
             InUse: When another live process holds it.
@@ -46,7 +53,7 @@ class Journal:
         self._storage = storage
         self._lock = storage.lock("lock")
         try:
-            self._log = EventLog(storage, fingerprint)
+            self._log = EventLog(storage, fingerprint, take)
             self._groups = SegmentWriter(storage, GROUPS, segment_bytes, self._log.incarnation)
             self._pieces = SegmentWriter(storage, PIECES, segment_bytes, self._log.incarnation)
         except BaseException:

@@ -31,11 +31,14 @@ class LeaseDesk:
         seed: int,
         timeout_s: float,
         clock: Callable[[], float],
+        drop: Callable[[GroupKey, str], None],
     ) -> None:
+        """`drop` records that a free group will not be leased again, and why."""
         self._books = books
         self._prompts = prompts
         self._config = config
         self._seed = seed
+        self._drop = drop
         self.out = Leases(timeout_s, clock)
         self.workers: set[str] = set()
         """Who has asked for work, and is not known to be gone."""
@@ -50,12 +53,22 @@ class LeaseDesk:
         return math.ceil(_ON_THEIR_WAY * self._config.max_concurrent) * len(self.workers)
 
     def grant(self, phase: RLPhase | EvalPhase, worker: str, max_groups: int) -> list[Lease]:
-        """What the phase allows now; leases that were not renewed in time are free before."""
+        """What the phase allows now; leases that were not renewed in time are free before.
+
+        Groups that lost their workers too often are dropped instead: whatever ends a worker would end the next one.
+        """
         for key in self.out.expired():
             self.expired += 1
             logger.warning("the lease of %s expired: it is leased again", key)
             self.take_back(phase, key, "expired")
-        return [self._lease(phase, worker, key) for key in phase.take(max_groups, self.max_in_flight)]
+        leases: list[Lease] = []
+        while keys := phase.take(max_groups - len(leases), self.max_in_flight):
+            for key in keys:
+                if self._books.ledger.losses(key) < self._config.max_attempts:
+                    leases.append(self._lease(phase, worker, key))
+                else:
+                    self._give_up(phase, key)
+        return leases
 
     def hear(self, worker: str, progress: GroupProgress) -> bool:
         """Keep what a report says of a group; False when the worker does not hold this lease (any more)."""
@@ -89,6 +102,17 @@ class LeaseDesk:
         versions = [int(piece.segment.versions.min()) for piece in pieces if len(piece.segment)]
         phase.leased(key, min(versions, default=None))
         return Lease(key, self._prompts[key], samples, sampling, attempt, pieces)
+
+    def _give_up(self, phase: RLPhase | EvalPhase, key: GroupKey) -> None:
+        logger.warning(
+            "%s was leased to %d workers that were lost (rollout.max_attempts=%d): the group is dropped",
+            f"{key.purpose}/{key.epoch}/{key.prompt_id}",
+            self._books.ledger.losses(key),
+            self._config.max_attempts,
+        )
+        self._books.discard(key, self._books.unfinished.samples(key), "failed")
+        self._drop(key, "failed")
+        phase.fail(self._prompts[key])
 
     def _discard_unusable(self, phase: RLPhase | EvalPhase, key: GroupKey) -> None:
         """Let samples start again whose tokens would be too old to be trained, or must be drawn in one go."""

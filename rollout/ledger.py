@@ -5,6 +5,7 @@
               ├──→ DROPPED                    filtered or failed
               ├──→ EVALUATED                  a held-out group
               └──→ FREE                       lease lost, interrupted or given back; its pieces are kept
+                    └──→ DROPPED              failed: it lost its worker too often
 
 It refuses every other transition. What was trained once is never trained by another step: a run that is taken up at an
 earlier checkpoint trains the recorded steps again, on the same groups (`steps`). It knows no clock and no tokens.
@@ -48,6 +49,8 @@ class Entry:
     state: State = "free"
     attempts: int = 0
     """How often it was leased."""
+    losses: int = 0
+    """How many of these leases ended because their worker was lost."""
     worker: str = ""
     """Who holds it, or held it last."""
     iteration: int = -1
@@ -88,6 +91,11 @@ class Ledger:
         """How often the group was leased."""
         entry = self.entries.get(key)
         return entry.attempts if entry else 0
+
+    def losses(self, key: GroupKey) -> int:
+        """How many leases of the group ended because their worker was lost."""
+        entry = self.entries.get(key)
+        return entry.losses if entry else 0
 
     def buffered(self) -> list[GroupKey]:
         """Groups that wait to be trained."""
@@ -131,7 +139,9 @@ class Ledger:
             case Progressed():
                 self._held(event).pieces.append(event.payload)
             case Released():
-                self._require(event, event.key, "leased").state = "free"
+                entry = self._require(event, event.key, "leased")
+                entry.state = "free"
+                entry.losses += event.reason == "worker_lost"
             case Discarded():
                 entry = self._require(event, event.key, "free")
                 entry.restarted |= dict.fromkeys(event.samples, len(entry.pieces))
@@ -140,8 +150,9 @@ class Ledger:
             case Finished():
                 self._finish(event)
             case Dropped():
-                entry = self._require(event, event.key, "buffered")
+                entry = self._require(event, event.key, "free" if event.reason == "failed" else "buffered")
                 entry.state, entry.reason = "dropped", event.reason
+                entry.pieces, entry.restarted = [], {}
             case Trained():
                 self._train(event)
 

@@ -1,7 +1,8 @@
 """Answers under way: what is known of each call of each sample of a group that is not finished.
 
 Plain bookkeeping. Workers report tokens as they come, perhaps twice and perhaps with more than before; what is kept
-only ever grows, until the group is finished or a sample starts again.
+only ever grows, until the group is finished or a sample starts again. An answer that its engine cut off goes on, so a
+verdict on it says nothing of the answer that it will be; nor does a verdict of a verifier that failed. Neither is kept.
 """
 
 from collections.abc import Iterable, Sequence
@@ -98,8 +99,11 @@ def _news(call: _Call, piece: Piece) -> Piece | None:
     """The part of a piece that says something new; None when there is none."""
     known = call.length - piece.offset
     segment = piece.segment.since(known)
+    if segment.finish_reason == "abort":
+        segment = replace(segment, finish_reason=None)
     ends = segment.finish_reason is not None and not call.ended
-    judged = piece.verdict is not None and call.verdict is None
+    scored = piece.verdict is not None and piece.verdict.scored
+    judged = scored and (ends or call.ended) and call.verdict is None
     if not len(segment) and not ends and not judged:
         return None
     if not ends and not len(segment):  # only the verdict is new; how the call ended is known

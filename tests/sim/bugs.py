@@ -16,7 +16,6 @@ from actors import buffer as buffer_module
 from actors import rollout_worker as worker_module
 from actors.buffer import RolloutBuffer
 from actors.controller import Controller
-from rollout import bookkeeper as bookkeeper_module
 from rollout import event_log as event_log_module
 from rollout.batches import training_batch
 from rollout.bookkeeper import Bookkeeper
@@ -59,7 +58,12 @@ def planted(name: str) -> Iterator[None]:
 
 
 def _every_record_counts(original: Any) -> Any:
-    return lambda storage: (record.event for record in read_log(storage))
+    def look_through(storage: Any, fingerprint: str, take: Any) -> tuple[int, int]:
+        for record in read_log(storage):
+            take(record.event)
+        return original(storage, fingerprint, lambda event: None)
+
+    return look_through
 
 
 def _never_looks_behind(original: Any) -> Any:
@@ -169,6 +173,10 @@ def _slot_is_lost(original: Any) -> Any:
 
 def _starts_over(original: Any) -> Any:
     return lambda pieces=(): original(())
+
+
+def _again_and_again(original: Any) -> Any:
+    return lambda self, key: 0
 
 
 def _unusable_go_on(original: Any) -> Any:
@@ -281,7 +289,7 @@ def _accepted_is_zero(original: Any) -> Any:
 
 BUGS: dict[str, Bug] = {
     "fence_ignored": Bug(
-        "records of a replaced writer count after a restart", bookkeeper_module, "replay", _every_record_counts
+        "records of a replaced writer count after a restart", event_log_module, "_look_through", _every_record_counts
     ),
     "no_fence": Bug("a replaced writer goes on and promises", EventLog, "_settle", _never_looks_behind),
     "early_promise": Bug("calls return before what they say is durable", Journal, "sync", _does_not_wait),
@@ -302,6 +310,7 @@ BUGS: dict[str, Bug] = {
     ),
     "slot_leak": Bug("a filtered group keeps its slot", RLPhase, "finish", _slot_is_lost),
     "starts_over": Bug("a worker ignores the tokens that its lease brings", worker_module, "AnswerLog", _starts_over),
+    "no_limit": Bug("a group that loses its workers is leased for ever", Ledger, "losses", _again_and_again),
     "unusable_go_on": Bug("answers with tokens too old are continued", LeaseDesk, "_discard_unusable", _unusable_go_on),
     "no_redo": Bug("weights go back to the checkpoint, the ledger does not", Bookkeeper, "steps_after", _nothing_again),
     "redo_reordered": Bug("recorded steps are trained again in another order", RLPhase, "batch", _again_backwards),

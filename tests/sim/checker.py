@@ -47,6 +47,7 @@ class Rules:
     staleness: int
     drop_zero_variance: bool
     deterministic: bool
+    max_attempts: int
     prompts: dict[str, tuple[int, ...]]
     """Training prompts in the order of the data, and their tokens."""
     groups_per_step: int
@@ -62,6 +63,8 @@ class _Group:
     state: str = "free"
     worker: str = ""
     attempt: int = -1
+    losses: int = 0
+    """Leases that ended with their worker lost."""
     known: dict[int, list[int]] = field(default_factory=dict)
     """Sample → tokens that the journal has of its unfinished answer."""
     oldest: dict[int, int] = field(default_factory=dict)
@@ -158,6 +161,7 @@ class Checker:
         group = self._groups.setdefault(key, _Group())
         _require(group.state == "free", f"leased while {group.state}")
         _require(event.attempt == group.attempt + 1, f"attempt {event.attempt} after {group.attempt}")
+        _require(group.losses < self._rules.max_attempts, f"it lost its worker {group.losses} times")
         self._require_usable(group)
         group.state, group.worker, group.attempt = "leased", event.worker, event.attempt
 
@@ -197,6 +201,7 @@ class Checker:
         group = self._groups.get(event.key, _Group())
         _require(group.state == "leased", f"released while {group.state}")
         group.state = "free"
+        group.losses += event.reason == "worker_lost"
 
     def _discard(self, event: Discarded) -> None:
         group = self._groups.get(event.key, _Group())
@@ -253,7 +258,12 @@ class Checker:
 
     def _drop(self, event: Dropped) -> None:
         group = self._groups.get(event.key, _Group())
-        _require(group.state == "buffered", f"dropped while {group.state}")
+        if event.reason == "failed":
+            _require(group.state == "free", f"given up while {group.state}")
+            _require(group.losses == self._rules.max_attempts, f"it lost its worker {group.losses} times")
+            _require(not any(group.known.values()), "tokens are known of it")
+        else:
+            _require(group.state == "buffered", f"dropped while {group.state}")
         if event.reason == "stale":
             _require(self._age(group, self._learner_version()) > self._rules.staleness, "it is not stale")
         group.state = "dropped"
@@ -343,13 +353,17 @@ class Checker:
             _require(known >= length, f"{length} tokens of sample {sample} of {key} were taken, {known} are there")
 
     def _check_synchronous(self, phase: int, weights: int) -> None:
-        """With η = 0 the batches are those of a run without faults: worked out from the rules alone."""
+        """With η = 0 the batches are those of a run without faults: worked out from the rules, and from what was
+        given up, alone.
+        """
         keys = self._upcoming(phase)
         for number, step in enumerate(self._steps[phase]):
             version = self._begun[phase] + number
             accepted: list[tuple[GroupKey, list[Sample]]] = []
             while len(accepted) < self._rules.groups_per_step:
                 key = next(keys)
+                if self._was_given_up(key):
+                    continue
                 samples = [self._answer(key, i, version, weights) for i in range(self._rules.group_size)]
                 if self._fate(key, samples)[0] == "buffered":
                     accepted.append((key, samples))
@@ -358,6 +372,10 @@ class Checker:
             _require(expected == step, f"step {number} of phase {phase} is {step}, without faults it is {expected}")
             sequences = [s.digest() for _, samples in accepted for s in samples if s.reward is not None]
             weights = arithmetic.trained(weights, arithmetic.batch_digest(sequences))
+
+    def _was_given_up(self, key: GroupKey) -> bool:
+        group = self._groups[key]
+        return group.state == "dropped" and not group.samples
 
     def _upcoming(self, phase: int) -> Iterator[GroupKey]:
         yield from self.free_at_start[phase]

@@ -31,7 +31,8 @@ class Checkpoints:
         return self.named(f"theta-{phase}" if rft or phase == 0 else f"rl-{phase - 1}")
 
     def of_evaluation(self, number: int, rft: bool) -> int:
-        """The weights that the evaluation with this number is of."""
+        """The weights that the evaluation with this number is of; one that failed is drawn anew under another."""
+        number %= 1000
         if number == 0:
             return self.named("theta-0").weights
         if not rft:

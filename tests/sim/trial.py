@@ -10,7 +10,7 @@ from pathlib import Path
 from checker import Checker, Rules
 from disk import Excavation
 from scenario import Scenario, training_prompts
-from settings import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED
+from settings import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED, rollout_config
 from world import World
 
 
@@ -59,6 +59,7 @@ def rules(scenario: Scenario) -> Rules:
         staleness=scenario.staleness,
         drop_zero_variance=scenario.drop_zero_variance,
         deterministic=scenario.deterministic,
+        max_attempts=rollout_config(scenario).max_attempts,
         prompts={prompt.id: prompt.token_ids for prompt in training_prompts(scenario)},
         groups_per_step=GROUPS_PER_STEP,
         group_size=GROUP_SIZE,

@@ -24,7 +24,7 @@ from virtual_loop import Crash, Process, VirtualLoop
 
 from actors.broadcaster import WeightBroadcaster
 from actors.buffer import RolloutBuffer
-from actors.controller import Controller
+from actors.controller import Controller, EvaluationFailed
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.engine import EngineDead, WeightsDisagree
@@ -41,7 +41,7 @@ _HEALTHY = WorkerFate(token_s=0.02)
 _SAID_TWICE = frozenset({"trained"})
 _FROM_WORKERS = frozenset({"lease", "report", "revoked", "give_back", "finish"})
 # What may end a run without being anybody's mistake: it is restarted. All else is a violation.
-_MISFORTUNE = (PeerLost, DeadlineExceeded, TimeoutError, JournalBroken, InUse, OSError)
+_MISFORTUNE = (PeerLost, DeadlineExceeded, TimeoutError, JournalBroken, InUse, OSError, EvaluationFailed)
 _EXCUSE_S = 12.0  # a fault may be felt so much later: less than a stall takes to be noticed
 _BROKEN_S = STALL_S + 5.0  # a journal that a full disk broke stays broken until its writer is replaced
 

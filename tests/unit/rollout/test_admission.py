@@ -89,6 +89,11 @@ def test_an_over_provisioned_round_starts_more_than_it_needs_and_stops_when_it_h
     assert admission.capacity(100) == 5  # 8 + 2 - 5
 
 
+def test_a_fractional_bound_admits_no_more_than_its_floor():
+    assert Admission(1.5, batch_size=4, version=0, steps=9).capacity(100) == 8
+    assert Admission(0.5, batch_size=4, version=0, steps=9).capacity(100) == 4
+
+
 def test_over_provisioned_rounds_need_a_bound_that_an_interrupted_group_can_keep():
     with pytest.raises(ValueError, match="staleness bound of at least 1, got 0"):
         Admission(0, batch_size=4, version=0, steps=9, oversample=1.5)
@@ -102,16 +107,16 @@ class AdmissionMachine(RuleBasedStateMachine):
     """
 
     @initialize(
-        eta=st.integers(0, 4),
+        eta=st.one_of(st.integers(0, 4), st.sampled_from([0.5, 0.99, 1.5, 2.75]), st.floats(0, 4)),
         batch=st.integers(1, 5),
         version=st.integers(0, 9),
         steps=st.integers(0, 6),
         concurrent=st.integers(1, 12),
         oversample=st.sampled_from([1.0, 1.3, 2.0]),
     )
-    def begin(self, eta: int, batch: int, version: int, steps: int, concurrent: int, oversample: float) -> None:
+    def begin(self, eta: float, batch: int, version: int, steps: int, concurrent: int, oversample: float) -> None:
         self.eta, self.batch, self.steps, self.first, self.concurrent = eta, batch, steps, version, concurrent
-        self.oversample = oversample if eta else 1.0
+        self.oversample = oversample if eta >= 1 else 1.0
         self.extra = math.ceil(round((self.oversample - 1) * batch, 6))
         self.admission = Admission(eta, batch, version, steps, oversample=self.oversample)
         self.running: list[int] = []
@@ -209,11 +214,11 @@ class AdmissionMachine(RuleBasedStateMachine):
         waiting = len(self.ready) + len(self.running)
         assert self.recorded * self.batch + waiting <= self.steps * self.batch
         if not self.extra and a.version >= self.first + self.recorded:  # nothing is being trained again
-            assert a.accepted + a.running <= (self.eta + a.version + 1) * self.batch
+            assert a.accepted + a.running <= (math.floor(self.eta) + a.version + 1) * self.batch
 
     @invariant()
     def without_staleness_the_order_is_synchronous(self) -> None:
-        if self.eta == 0:
+        if self.eta < 1:  # ages are whole numbers
             assert all(version == self.first + trained for version, trained in self.started)
 
     @invariant()

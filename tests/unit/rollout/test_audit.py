@@ -332,6 +332,16 @@ def test_pieces_may_be_gone_once_their_group_is_finished_and_not_before(tmp_path
     assert found[1] == ()
 
 
+def test_pieces_of_a_group_that_was_given_up_may_be_gone(tmp_path: Path):
+    lease = [Leased(key("a"), "w", 0), reported("a", 1), Released(key("a"), "worker_lost")]
+    events = [begun(), *lease, Discarded(key("a"), (0,), 1, "failed", (1,)), Dropped(key("a"), "failed")]
+    audited(tmp_path, [], events, reports=[said("a", piece(0, 0, (100,)))])
+    (tmp_path / PIECES.arrow(1)).unlink()
+    found = audit(LocalDisk(tmp_path), {"rl": 2}, 2)
+    assert found.run.samples["dropped/undelivered"] == 2
+    assert [fault for fault in found.faults if "not in the journal" in fault] == []
+
+
 def test_pieces_of_another_group_under_the_number_of_those_that_are_gone_are_no_fault(tmp_path: Path, make_group):
     """Compaction removed what was reported of a; a restart then gave its segment's number away."""
     events = [begun(), Leased(key("a"), "w", 0), reported("a", 1), reported("a", 1, 1), finished("a")]

@@ -237,6 +237,30 @@ def test_a_writer_that_was_replaced_is_told_by_whom_and_its_late_events_count_fo
     asyncio.run(take_over())
 
 
+def test_a_writer_reads_the_log_once_and_hears_what_counts_of_it(memory_storage):
+    storage = memory_storage()
+    EventLog(storage, DATA).append([leased(0)])
+    late = EventLog(storage, DATA)
+    EventLog(storage, DATA).append([leased(1)])
+    storage.append(LOG_NAME).write(encode(leased(2), late.incarnation, 0))
+    reads, read = [], storage.read
+    storage.read = lambda name: (reads.append(name), read(name))[1]
+    heard: list[Event] = []
+    EventLog(storage, DATA, heard.append)
+    assert reads == [LOG_NAME]
+    assert heard == list(replay(storage))
+    assert [event for event in heard if isinstance(event, Leased)] == [leased(0), leased(1)]
+
+
+def test_a_long_log_is_said_to_be_replayed(memory_storage, caplog):
+    storage = memory_storage()
+    EventLog(storage, DATA).append([Leased(KEY, "w" * 10_000, 0)] * 900)
+    with caplog.at_level("INFO"):
+        EventLog(storage, DATA)
+    assert "MB of events are replayed" in caplog.text
+    assert "901 events were replayed" in caplog.text
+
+
 def test_a_write_that_was_under_way_at_the_take_over_is_not_called_durable(memory_storage, caplog):
     """It had looked at the log, then slept; the new writer goes on behind what it left."""
     storage = memory_storage()

@@ -63,6 +63,8 @@ def test_a_group_goes_from_free_to_trained():
         ),
         ([Leased(key("a"), "w", 1)], finished("a"), "by w under lease 0, but it is leased to w under lease 1"),
         ([Leased(key("a"), "w", 1)], progressed("a"), "by w under lease 0, but it is leased to w under lease 1"),
+        (history("a"), Dropped(key("a"), "failed"), "needs a group that is free, .* is buffered"),
+        ([Leased(key("a"), "w", 0), Released(key("a"), "x")], Dropped(key("a"), "stale"), "a group that is buffered"),
         ([Leased(key("a"), "w", 0)], Discarded(key("a"), (0,), 5, "stale"), "needs a group that is free"),
     ],
 )
@@ -95,6 +97,20 @@ def test_attempts_are_counted_over_lost_leases():
     assert ledger.holds("v", key("a"), 1)
     assert not ledger.holds("w", key("a"), 0)
     assert not ledger.holds("v", key("a"), 0)
+
+
+def test_lost_workers_are_counted_apart_from_leases_that_ended_otherwise():
+    ledger = Ledger([begun(0)])
+    for attempt, reason in enumerate(("worker_lost", "expired", "interrupted", "worker_lost")):
+        ledger.apply(Leased(key("a"), "w", attempt))
+        ledger.apply(Released(key("a"), reason))
+    assert (ledger.losses(key("a")), ledger.losses(key("never leased"))) == (2, 0)
+
+
+def test_a_free_group_that_failed_is_dropped_with_its_pieces():
+    ledger = Ledger([begun(0), Leased(key("a"), "w", 0), progressed("a"), Released(key("a"), "worker_lost")])
+    ledger.apply(Dropped(key("a"), "failed"))
+    assert (ledger.state(key("a")), ledger.entries[key("a")].pieces) == ("dropped", [])
 
 
 def test_leases_end_with_their_phase():
