@@ -45,6 +45,10 @@ STREAM_INTERVAL = 32
 """Tokens per piece of a streamed answer; the first token comes alone, at once."""
 LOAD_TIMEOUT_S = 300.0
 CLOSE_TIMEOUT_S = 20.0
+PROBE_SLOTS = 4
+"""Slots beyond `max_num_seqs`, so that a probe (of this many sequences) need not wait until answers end."""
+PROBE_PRIORITY = -1
+"""Before all answers, which have 0, where these are more than the slots and take those of the probe too."""
 
 _INITIAL_LABEL = "default"  # vLLM's label for the weights it started with, our version 0
 _PROBE_IDS = itertools.count()
@@ -275,7 +279,8 @@ class VllmEngine:
         )
         prompt = {"prompt_token_ids": sequence.tolist(), "cache_salt": self._label}
         with self._builtin_errors():
-            async for output in self._llm.generate(prompt, params, f"probe-{next(_PROBE_IDS)}"):
+            name = f"probe-{next(_PROBE_IDS)}"
+            async for output in self._llm.generate(prompt, params, name, priority=PROBE_PRIORITY):
                 rows = zip(sequence.tolist()[1:], output.prompt_logprobs[1:], strict=True)
                 return np.array([choices[token].logprob for token, choices in rows], np.float32)
         raise EngineDead("the engine ended a probe without an answer")
@@ -336,7 +341,9 @@ def _engine_args(
         dtype=config.dtype,
         enforce_eager=config.eager,
         max_model_len=context_length,
-        max_num_seqs=config.max_num_seqs,
+        # One slot means that nothing shares a batch with an answer (`rollout.deterministic`): not a probe either.
+        max_num_seqs=config.max_num_seqs + (PROBE_SLOTS if config.max_num_seqs > 1 else 0),
+        scheduling_policy="priority",
         tensor_parallel_size=config.tensor_parallel,
         seed=seed,
         # The smallest block the CPU kernels take; their default of 128 would never cache a short prompt.
