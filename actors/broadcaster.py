@@ -203,4 +203,5 @@ class WeightBroadcaster:
 
 
 def _max_diff(some: Sequence[FloatArray], others: Sequence[FloatArray]) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))
+    # Python's `max` would pass over a NaN that does not come first.
+    return float(np.max([np.abs(a - b).max() for a, b in zip(some, others, strict=True)]))

@@ -78,6 +78,27 @@ def test_an_engine_that_labels_the_version_but_keeps_old_weights_is_found_out_an
     assert worker.retired.startswith("w1 does not compute with version 1: log-probs of the probe differ")
 
 
+class NanWorker(FakeWorker):
+    """An engine that computes NaN for the last probe sequence alone."""
+
+    async def probe(self, sequences):
+        *good, last = await super().probe(sequences)
+        return [*good, np.full_like(last, np.nan)]
+
+
+def test_an_engine_that_computes_nan_in_any_probe_sequence_is_not_attested():
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE * 2, 1e-3, 1.0)
+        await broadcaster.join("w", worker := NanWorker())
+        await broadcaster.publish(await broadcaster.claim(LAYOUT, 1), [np.full(3, -1.0, np.float32)] * 2)
+        await broadcaster.close()
+        return worker
+
+    worker = asyncio.run(run())
+    assert worker.trusted == []
+    assert "differ from the learner's by nan" in worker.retired
+
+
 def test_an_engine_that_does_not_answer_is_named_at_the_deadline_and_left_out(caplog):
     slow = FakeWorker(delay=5)
     assert publish({"slow": slow, "w": FakeWorker()}, timeout=0.05)["engines"] == 1.0
