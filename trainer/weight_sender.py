@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rollout.engine import WeightsMissing
+from rollout.transports.accepting import Listener
 from rollout.transports.line import Line
 from rollout.weight_inlet import ANSWER_TIMEOUT_S, SEND_TIMEOUT_S
 from rollout.weights import RowSource, WeightLayout
@@ -54,8 +55,8 @@ class WeightSender:
         self._send_timeout_s = send_timeout_s
         self._offers: dict[int, _Offer] = {}
         self._lines: set[Line] = set()
-        self._listener = socket.create_server((host, 0))
-        self.source = RowSource(host, self._listener.getsockname()[1], secrets.token_hex(32))
+        self._listener = Listener(socket.create_server((host, 0)))
+        self.source = RowSource(host, self._listener.port, secrets.token_hex(32))
         threading.Thread(target=self._accept, name="weight-sender", daemon=True).start()
 
     def offer(self, side: int, version: int, layout: WeightLayout, tensors: Tensors) -> None:
@@ -68,20 +69,19 @@ class WeightSender:
 
     def close(self) -> None:
         """Stop listening and leave all groups. Safe to call twice."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
         self._listener.close()
         for line in list(self._lines):
             line.close()
 
     def _accept(self) -> None:
-        while True:
+        for connection, address in self._listener.connections():
             try:
-                connection, (host, port) = self._listener.accept()
-            except OSError:
-                return  # closed
-            line = Line(connection, f"the engine at {host}:{port}")
-            threading.Thread(target=self._serve, args=(line,), name=f"group-{host}:{port}", daemon=True).start()
+                line = Line(connection, f"the engine at {address}")
+            except OSError as error:  # it hung up at once
+                logger.info("%s left before it said anything: %s", address, error)
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(line,), name=f"group-{address}", daemon=True).start()
 
     def _serve(self, line: Line) -> None:
         """One engine, for as long as it lives."""
