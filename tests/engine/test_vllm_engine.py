@@ -319,15 +319,22 @@ if __name__ == "__main__":
 """
 
 
-def test_the_engine_process_dies_with_its_killed_owner(model_dir, tmp_path, until, left_in_shared_memory):
+@pytest.mark.parametrize("with_family", [False, True], ids=["alone", "with all its descendants, as Ray does it"])
+def test_the_engine_process_dies_with_its_killed_owner(model_dir, tmp_path, until, left_in_shared_memory, with_family):
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     with subprocess.Popen([sys.executable, str(script), str(model_dir)], stdout=subprocess.PIPE, text=True) as owner:
+        family = []
         try:
             pids = [int(pid) for pid in owner.stdout.readline().split()]
             assert pids
             assert all(psutil.pid_exists(pid) for pid in pids)
+            if with_family:  # and with them the process that would clear up after the others
+                family = psutil.Process(owner.pid).children(recursive=True)
+                assert len(family) > len(pids)
         finally:
+            for process in family:
+                process.kill()
             os.kill(owner.pid, signal.SIGKILL)
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
     until(lambda: not left_in_shared_memory(), 5)
