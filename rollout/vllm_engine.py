@@ -43,7 +43,6 @@ from rollout.weights import WeightSlot
 
 STREAM_INTERVAL = 32
 """Tokens per piece of a streamed answer; the first token comes alone, at once."""
-LOAD_TIMEOUT_S = 300.0
 CLOSE_TIMEOUT_S = 20.0
 PROBE_SLOTS = 4
 """Slots beyond `max_num_seqs`, so that a probe (of this many sequences) need not wait until answers end."""
@@ -65,6 +64,7 @@ class VllmEngine:
         context_length: Longest prompt plus answer, in tokens.
         seed: For whatever a request's own seed does not decide.
         transport: How weights come, for life: vLLM is told at the start.
+        transfer_timeout_s: How long one version may take to get in.
 
     Raises:
         RuntimeError: The engine process did not come up.
@@ -77,12 +77,16 @@ class VllmEngine:
         context_length: int,
         seed: int,
         transport: Transport = "shared_memory",
+        transfer_timeout_s: float = 600.0,
     ) -> None:
         self._expected = checkpoint_tensors(Path(model_dir), config.dtype)
         self._context_length = context_length
         self._recompute_kv = config.kv_on_update == "recompute"
         self._landing = WeightLanding()
-        self._inlet = WeightInlet(self._join_group, config.tensor_parallel) if transport in PUSHED else None
+        self._transfer_timeout_s = transfer_timeout_s
+        self._inlet = (
+            WeightInlet(self._join_group, config.tensor_parallel, transfer_timeout_s) if transport in PUSHED else None
+        )
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
         self._loads = 0
@@ -194,8 +198,8 @@ class VllmEngine:
             ValueError: The slot does not hold what this engine holds; nothing was touched.
             WeightsMissing: The bytes did not come to this host; nothing was touched.
             WeightsDisagree: The bytes that the engine reads are not those that were written; nothing was touched.
-            EngineDead: The load failed half way or took longer than `LOAD_TIMEOUT_S`. The engine process is killed, so
-                that no token ever comes from half-loaded weights.
+            EngineDead: The load failed half way or took longer than `transfer_timeout_s`. The engine process is killed,
+                so that no token ever comes from half-loaded weights.
         """
         check_tensors(slot, self._expected)
         # A caller that is cancelled while it waits must not leave the engine between two versions.
@@ -245,7 +249,7 @@ class VllmEngine:
     async def _whole_or_dead(self, doing: str) -> AsyncIterator[None]:
         """What fails half way, is given up or takes too long ends the engine process: it may hang or be half-loaded."""
         try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
+            async with asyncio.timeout(self._transfer_timeout_s):
                 yield
         except (Exception, asyncio.CancelledError) as error:
             self._dead = f"{doing} failed half way: {type(error).__name__}: {error}"
