@@ -29,6 +29,15 @@ T = TypeVar("T")
 _FAILURES = (PeerLost, EngineDead, DeadlineExceeded, WeightsDisagree, WeightsMissing)
 
 
+def publish_timeout_s(call_timeout_s: float, transfer_timeout_s: float) -> float:
+    """How long `publish`, or `join` alone, takes at most: the sum of the deadlines inside.
+
+    At worst one engine's bytes are wrong (a transfer, quarantine, a transfer), then another's probe is (a probe,
+    quarantine, a transfer, a probe, two words that all is well), and either ends with a retirement.
+    """
+    return 3 * transfer_timeout_s + 8 * call_timeout_s
+
+
 class WeightBroadcaster:
     """Publishes one version at a time to all workers that are there. Workers come by `join` and go by `leave`.
 
@@ -36,13 +45,17 @@ class WeightBroadcaster:
         probe: Token sequences that learner and engines both score.
         tolerance: Largest |log-prob| difference between them that counts as the same weights.
         call_timeout_s: How long one worker may take to answer one call.
+        transfer_timeout_s: How long one version may take to reach an engine.
     """
 
-    def __init__(self, probe: Sequence[IntArray], tolerance: float, call_timeout_s: float) -> None:
+    def __init__(
+        self, probe: Sequence[IntArray], tolerance: float, call_timeout_s: float, transfer_timeout_s: float
+    ) -> None:
         self._workers: dict[str, Worker] = {}
         self._probe = list(probe)
         self._tolerance = tolerance
         self._call_timeout_s = call_timeout_s
+        self._transfer_timeout_s = transfer_timeout_s
         self._files: dict[int, MemoryFile] = {}
         self._sides: dict[int, int] = {}  # by version: those on their way, the current one, and what it replaces
         self._current: WeightSlot | None = None
@@ -137,14 +150,16 @@ class WeightBroadcaster:
         names = list(self._workers)
         answers = await asyncio.gather(*(ask(name, self._workers[name]) for name in names), return_exceptions=True)
         given: list[T] = []
+        failed: dict[str, str] = {}
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, _FAILURES):
                 logger.warning("%s is left out: %s", name, answer)
-                await self._retire(name, str(answer))
+                failed[name] = str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 given.append(answer)
+        await asyncio.gather(*(self._retire(name, reason) for name, reason in failed.items()))
         if names and all(isinstance(answer, WeightsMissing) for answer in answers):
             raise answers[0]  # type: ignore[misc]
         return given
@@ -185,7 +200,7 @@ class WeightBroadcaster:
 
     async def _load_once(self, name: str, worker: Worker, slot: WeightSlot) -> None:
         what = f"version {slot.version} waits for {name}"
-        if (label := await within(self._call_timeout_s, worker.load_weights(slot), what)) != slot.version:
+        if (label := await within(self._transfer_timeout_s, worker.load_weights(slot), what)) != slot.version:
             raise WeightsDisagree(f"{name} labels tokens with version {label} after loading {slot.version}")
 
     async def _probe_once(self, name: str, worker: Worker, version: int) -> float:
@@ -201,4 +216,5 @@ class WeightBroadcaster:
 
 
 def _max_diff(some: Sequence[FloatArray], others: Sequence[FloatArray]) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))
+    # Python's `max` would pass over a NaN that does not come first.
+    return float(np.max([np.abs(a - b).max() for a, b in zip(some, others, strict=True)]))

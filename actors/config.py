@@ -22,6 +22,9 @@ class ActorsConfig(BaseModel):
     )
     start_timeout_s: float = Field(300.0, gt=0, description="Seconds an actor may take to come up.")
     call_timeout_s: float = Field(120.0, gt=0, description="Seconds one actor may wait for another's answer.")
+    transfer_timeout_s: float = Field(
+        600.0, gt=0, description="Seconds one version of the weights may take to reach an engine."
+    )
     learner_timeout_s: float = Field(
         600.0, gt=0, description="Seconds one learner call (a step, a checkpoint) may take."
     )

@@ -104,7 +104,7 @@ class BareEngine:
     """The engine without a worker: the same requests, the same number of groups at once, nothing else."""
 
     def __init__(self, model_dir: str) -> None:
-        self._engine = make_engine(model_dir, ENGINE, CONTEXT, SEED, "shared_memory")
+        self._engine = make_engine(model_dir, ENGINE, CONTEXT, SEED, "shared_memory", PATIENCE_S)
 
     async def generate(self, prompts: Sequence[Prompt]) -> tuple[float, int]:
         """(seconds, tokens) of all groups."""
@@ -152,7 +152,7 @@ class Stage:
             RolloutWorker,
             "worker",
             "worker",
-            partial(make_engine, model, ENGINE, CONTEXT, SEED, "shared_memory"),
+            partial(make_engine, model, ENGINE, CONTEXT, SEED, "shared_memory", PATIENCE_S),
             partial(make_decoder, model),
             self.buffer,
             self.verifiers,
@@ -222,7 +222,7 @@ class Stage:
         """A whole RL phase under the shipped controller."""
         run_dir = self.folder / variant.name.replace(" ", "-")
         await self._start_over(run_dir.name, variant)
-        broadcaster = WeightBroadcaster(probe_sequences(21, CONTEXT), 1e-3, PATIENCE_S)
+        broadcaster = WeightBroadcaster(probe_sequences(21, CONTEXT), 1e-3, PATIENCE_S, PATIENCE_S)
         await broadcaster.join("worker", self.worker)
         controller = Controller(
             _plan(self.steps), run_dir, OnePhase(), self.buffer, LearnerGroup([self.rank]), broadcaster

@@ -79,7 +79,13 @@ class Casting:
             name,
             name,
             partial(
-                make_engine, model_dir, engine, rollout.context_length, self._config.cluster.seed, self._transport()
+                make_engine,
+                model_dir,
+                engine,
+                rollout.context_length,
+                self._config.cluster.seed,
+                self._transport(),
+                actors.transfer_timeout_s,
             ),
             partial(make_decoder, model_dir),
             buffer,
@@ -90,7 +96,8 @@ class Casting:
             actors.start_timeout_s,
             env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
             num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
-            deadline_s=actors.start_timeout_s,
+            # Whoever calls has a deadline for each call; this one must not come first.
+            deadline_s=max(actors.start_timeout_s, actors.transfer_timeout_s, actors.call_timeout_s),
             comes_back=False,  # another worker takes its place, under another name
         )
 
@@ -123,14 +130,15 @@ class Casting:
                 else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
                 num_gpus=gpus_each,
                 gang=(group, rank),
-                deadline_s=config.actors.learner_timeout_s,
+                # Joining the others is a call too, and has the deadline of a start.
+                deadline_s=max(config.actors.learner_timeout_s, config.actors.start_timeout_s),
             )
             for rank in range(size)
         }
 
     def broadcaster(self, materials: Materials) -> "Peer":
         """The weight broadcaster; workers join it when they are up."""
-        from actors.broadcaster import WeightBroadcaster
+        from actors.broadcaster import WeightBroadcaster, publish_timeout_s
 
         actors = self._config.actors
         return self._host(
@@ -139,7 +147,9 @@ class Casting:
             materials.probe,
             actors.probe_tolerance,
             actors.call_timeout_s,
-            deadline_s=2 * actors.call_timeout_s + 5,
+            actors.transfer_timeout_s,
+            # Twice: a worker that joins while a version is being published waits for that first.
+            deadline_s=2 * publish_timeout_s(actors.call_timeout_s, actors.transfer_timeout_s),
         )
 
     def controller(self, materials: Materials, buffer: "Peer", ranks: "dict[str, Peer]", broadcaster: "Peer") -> "Peer":
@@ -201,11 +211,13 @@ def make_schedule(config: "RunConfig", recipe: Recipe) -> RLoopSchedule:
     return RLoopSchedule(config.schedule.iterations, warmup=bool(recipe.warmup_dataset))
 
 
-def make_engine(model_dir: str, engine: Any, context_length: int, seed: int, transport: "Transport") -> Any:
+def make_engine(
+    model_dir: str, engine: Any, context_length: int, seed: int, transport: "Transport", transfer_timeout_s: float
+) -> Any:
     """The vLLM engine; runs in the worker's process, where the import of vllm belongs."""
     from rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model_dir, engine, context_length, seed, transport)
+    return VllmEngine(model_dir, engine, context_length, seed, transport, transfer_timeout_s)
 
 
 def open_group(host: str, port: int, size: int, device: Any) -> Any:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.2
+START_KEY = "(actors.start_timeout_s)"
+"""Said where a wait for somebody's start is given up."""
 _PATIENCE_S = 10.0  # what was sent to a process that ended may never be answered: then it is asked again
 
 Standing = Literal["serves", "gone", "silent"]
@@ -128,7 +130,7 @@ async def successor(name: str, peer: "Peer", before: Pulse | None, seconds: floa
                 pass  # it is on its way
             await asyncio.sleep(_ASK_AGAIN_S)
 
-    return await within(seconds, ask(), f"{name} comes up")
+    return await within(seconds, ask(), f"{name} comes up {START_KEY}")
 
 
 def same_process(one: Pulse, other: Pulse) -> bool:

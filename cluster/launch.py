@@ -21,7 +21,7 @@ from actors.ray_settings import prepare_local_cluster
 from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, unless, while_progressing, within
 from cluster.casting import PATIENCE, Casting, make_schedule
-from cluster.ensemble import Ensemble
+from cluster.ensemble import START_KEY, Ensemble
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
 from cluster.supervisor import Patience, Supervisor
@@ -244,7 +244,7 @@ async def _assemble(
     crew.add({"controller": controller})
 
     async def bring_up() -> None:
-        await asyncio.gather(hiring, _connect(ranks, patience))
+        await asyncio.gather(hiring, connect(ranks, patience, config.actors.learner_timeout_s))
         await workforce.enlist_all()
 
     peers = {"buffer": buffer, "broadcaster": broadcaster, **ranks, "controller": controller}
@@ -253,12 +253,21 @@ async def _assemble(
     return controller, _supervisor(config, casting, run_dir, core, verifiers, workforce)
 
 
-async def _connect(ranks: "dict[str, Peer]", patience_s: float) -> None:
-    """Let the ranks find each other, at a port that is free now."""
+async def connect(ranks: "dict[str, Peer]", patience_s: float, collectives_s: float) -> None:
+    """Let the ranks find each other, at a port that is free now.
+
+    Args:
+        ranks: All of them, by name.
+        patience_s: How long that may take.
+        collectives_s: How long a rank waits for the others in a collective later on: as long as any learner call may
+            take, for another may be writing a large checkpoint.
+    """
     master = await next(iter(ranks.values())).call("rendezvous")
     await asyncio.gather(
         *(
-            within(patience_s, rank.call("connect", *master, patience_s), f"{name} joins the other ranks")
+            within(
+                patience_s, rank.call("connect", *master, collectives_s), f"{name} joins the other ranks {START_KEY}"
+            )
             for name, rank in ranks.items()
         )
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.waiting import within
 from cluster.casting import Casting
+from cluster.ensemble import START_KEY
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -96,7 +97,7 @@ class Workforce:
         worker = self._casting.worker(name, self._model_dir, self._buffer, self._verifiers)
         self._coming[name] = worker
         try:
-            await within(self._start_timeout_s, worker.engine_pids(), f"{name} comes up")
+            await within(self._start_timeout_s, worker.engine_pids(), f"{name} comes up {START_KEY}")
             self.workers[name] = worker
         except BaseException:
             worker.kill()

@@ -83,4 +83,6 @@ def _sources(
         if inside != filled or in_file != first + filled:
             return None
         filled += nbytes
-    return (first, first + filled) if parts and filled == parameter.nbytes and first + filled <= len(file) else None
+    # What a loader computed and then copied lies elsewhere in memory, before the file or after it.
+    lies_in_file = first >= 0 and first + filled <= len(file)
+    return (first, first + filled) if parts and filled == parameter.nbytes and lies_in_file else None

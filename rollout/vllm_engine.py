@@ -43,8 +43,11 @@ from rollout.weights import WeightSlot
 
 STREAM_INTERVAL = 32
 """Tokens per piece of a streamed answer; the first token comes alone, at once."""
-LOAD_TIMEOUT_S = 300.0
 CLOSE_TIMEOUT_S = 20.0
+PROBE_SLOTS = 4
+"""Slots beyond `max_num_seqs`, so that a probe (of this many sequences) need not wait until answers end."""
+PROBE_PRIORITY = -1
+"""Before all answers, which have 0, where these are more than the slots and take those of the probe too."""
 
 _INITIAL_LABEL = "default"  # vLLM's label for the weights it started with, our version 0
 _PROBE_IDS = itertools.count()
@@ -61,6 +64,7 @@ class VllmEngine:
         context_length: Longest prompt plus answer, in tokens.
         seed: For whatever a request's own seed does not decide.
         transport: How weights come, for life: vLLM is told at the start.
+        transfer_timeout_s: How long one version may take to get in.
 
     Raises:
         RuntimeError: The engine process did not come up.
@@ -73,12 +77,16 @@ class VllmEngine:
         context_length: int,
         seed: int,
         transport: Transport = "shared_memory",
+        transfer_timeout_s: float = 600.0,
     ) -> None:
         self._expected = checkpoint_tensors(Path(model_dir), config.dtype)
         self._context_length = context_length
         self._recompute_kv = config.kv_on_update == "recompute"
         self._landing = WeightLanding()
-        self._inlet = WeightInlet(self._join_group, config.tensor_parallel) if transport in PUSHED else None
+        self._transfer_timeout_s = transfer_timeout_s
+        self._inlet = (
+            WeightInlet(self._join_group, config.tensor_parallel, transfer_timeout_s) if transport in PUSHED else None
+        )
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
         self._loads = 0
@@ -190,8 +198,8 @@ class VllmEngine:
             ValueError: The slot does not hold what this engine holds; nothing was touched.
             WeightsMissing: The bytes did not come to this host; nothing was touched.
             WeightsDisagree: The bytes that the engine reads are not those that were written; nothing was touched.
-            EngineDead: The load failed half way or took longer than `LOAD_TIMEOUT_S`. The engine process is killed, so
-                that no token ever comes from half-loaded weights.
+            EngineDead: The load failed half way or took longer than `transfer_timeout_s`. The engine process is killed,
+                so that no token ever comes from half-loaded weights.
         """
         check_tensors(slot, self._expected)
         # A caller that is cancelled while it waits must not leave the engine between two versions.
@@ -241,7 +249,7 @@ class VllmEngine:
     async def _whole_or_dead(self, doing: str) -> AsyncIterator[None]:
         """What fails half way, is given up or takes too long ends the engine process: it may hang or be half-loaded."""
         try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
+            async with asyncio.timeout(self._transfer_timeout_s):
                 yield
         except (Exception, asyncio.CancelledError) as error:
             self._dead = f"{doing} failed half way: {type(error).__name__}: {error}"
@@ -275,7 +283,8 @@ class VllmEngine:
         )
         prompt = {"prompt_token_ids": sequence.tolist(), "cache_salt": self._label}
         with self._builtin_errors():
-            async for output in self._llm.generate(prompt, params, f"probe-{next(_PROBE_IDS)}"):
+            name = f"probe-{next(_PROBE_IDS)}"
+            async for output in self._llm.generate(prompt, params, name, priority=PROBE_PRIORITY):
                 rows = zip(sequence.tolist()[1:], output.prompt_logprobs[1:], strict=True)
                 return np.array([choices[token].logprob for token, choices in rows], np.float32)
         raise EngineDead("the engine ended a probe without an answer")
@@ -336,7 +345,9 @@ def _engine_args(
         dtype=config.dtype,
         enforce_eager=config.eager,
         max_model_len=context_length,
-        max_num_seqs=config.max_num_seqs,
+        # One slot means that nothing shares a batch with an answer (`rollout.deterministic`): not a probe either.
+        max_num_seqs=config.max_num_seqs + (PROBE_SLOTS if config.max_num_seqs > 1 else 0),
+        scheduling_policy="priority",
         tensor_parallel_size=config.tensor_parallel,
         seed=seed,
         # The smallest block the CPU kernels take; their default of 128 would never cache a short prompt.

@@ -5,10 +5,12 @@ there are two ways to hold a matrix: packed by oneDNN, which is faster to comput
 every version, or plain: then the engine computes with the matrices where they lie in the file.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -22,6 +24,9 @@ from rollout.adoption import Adoption, view
 from rollout.memory_file import forget_mappings, mapped
 from rollout.weight_sums import sums_in
 from rollout.weights import TensorSpec, WeightLayout
+
+# Its own lock, made with the first bar, has a name in /dev/shm, which stays there when the process is killed.
+tqdm.set_lock(threading.RLock())
 
 
 @dataclass

@@ -6,7 +6,7 @@ all take the same place in a common group; here each has its own, and one that d
 goes to vLLM (`init_info`, `update_info`) the sender decides; this end carries it over without looking inside.
 
     engine                                  learner's sender
-    workers=2                    →
+    workers=2, timeout_s=600     →
                                  ←          init_info
     init_weight_transfer_engine  ‖          opens its end of the group
                                  ←          met
@@ -29,8 +29,8 @@ from rollout.weights import RowSource, WeightSlot
 
 ANSWER_TIMEOUT_S = 20.0
 """How long the sender may take to answer where it has only to look something up."""
-SEND_TIMEOUT_S = 120.0
-"""How long building a group, or one transfer, may take. Either end gives up then, each by itself."""
+LAST_WORD_S = 1.0
+"""How much longer than the sender an engine waits, to hear why the sender gave up."""
 
 Info = dict[str, Any]
 JoinGroup = Callable[[Info], Coroutine[Any, Any, None]]
@@ -43,9 +43,11 @@ class WeightInlet:
     Args:
         join: What the engine does to join a group; it runs while the sender opens its end.
         workers: How many processes of the engine take weights (its tensor-parallel size).
+        send_timeout_s: How long building a group, or one transfer, may take. The sender is told, and either end gives
+            up then, each by itself.
     """
 
-    def __init__(self, join: JoinGroup, workers: int, send_timeout_s: float = SEND_TIMEOUT_S) -> None:
+    def __init__(self, join: JoinGroup, workers: int, send_timeout_s: float) -> None:
         self._join = join
         self._workers = workers
         self._send_timeout_s = send_timeout_s
@@ -80,7 +82,7 @@ class WeightInlet:
             WeightsMissing: The sender failed or gave up; the workers may still wait in the collective.
         """
         await self._say(go=version)
-        await self._hear(f"the end of sending version {version}", self._send_timeout_s)
+        await self._hear(f"the end of sending version {version}", self._send_timeout_s + LAST_WORD_S)
 
     def close(self) -> None:
         """Leave the group: the sender ends its side. Safe to call twice."""
@@ -91,12 +93,12 @@ class WeightInlet:
     async def _meet(self, source: RowSource) -> None:
         self.close()
         self._line, self._source = await asyncio.to_thread(Line.to, source, ANSWER_TIMEOUT_S), source
-        await self._say(workers=self._workers)
+        await self._say(workers=self._workers, timeout_s=self._send_timeout_s)
         init_info = (await self._hear("the facts of a group", ANSWER_TIMEOUT_S))["init_info"]
         try:
             async with asyncio.TaskGroup() as both:  # when one fails the other is not waited for: it may hang
                 both.create_task(self._join(init_info))
-                both.create_task(self._hear("the sender to join the group", self._send_timeout_s))
+                both.create_task(self._hear("the sender to join the group", self._send_timeout_s + LAST_WORD_S))
         except ExceptionGroup as failures:
             self.close()
             raise failures.exceptions[0] from None

@@ -7,7 +7,8 @@ dead engine could hold up the learner's ranks.
 What does hang when an engine dies half way is the broadcast to it, and NCCL would wait for ever. A watch aborts the
 communicator as soon as the engine's owner hangs up (it dies with its engine, or kills it), and at the deadline at the
 latest. Until then the collective's kernel occupies a few multiprocessors of this GPU, and a call that waits for the
-whole device waits with it: hence a deadline well below the learner's own.
+whole device waits with it: hence a deadline, which the engine names (`actors.transfer_timeout_s`); with one that is
+longer than the learner's own, a step may be given up for it.
 """
 
 import contextlib
@@ -20,8 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rollout.engine import WeightsMissing
+from rollout.transports.accepting import Listener
 from rollout.transports.line import Line
-from rollout.weight_inlet import ANSWER_TIMEOUT_S, SEND_TIMEOUT_S
+from rollout.weight_inlet import ANSWER_TIMEOUT_S
 from rollout.weights import RowSource, WeightLayout
 from trainer.carriers import Carrier, Tensors
 
@@ -46,16 +48,14 @@ class WeightSender:
     Args:
         host: Address to listen on, which the engines' hosts can reach.
         make_carrier: Called once per engine that joins.
-        send_timeout_s: How long opening a group, or one transfer, may take.
     """
 
-    def __init__(self, host: str, make_carrier: MakeCarrier, send_timeout_s: float = SEND_TIMEOUT_S) -> None:
+    def __init__(self, host: str, make_carrier: MakeCarrier) -> None:
         self._make_carrier = make_carrier
-        self._send_timeout_s = send_timeout_s
         self._offers: dict[int, _Offer] = {}
         self._lines: set[Line] = set()
-        self._listener = socket.create_server((host, 0))
-        self.source = RowSource(host, self._listener.getsockname()[1], secrets.token_hex(32))
+        self._listener = Listener(socket.create_server((host, 0)))
+        self.source = RowSource(host, self._listener.port, secrets.token_hex(32))
         threading.Thread(target=self._accept, name="weight-sender", daemon=True).start()
 
     def offer(self, side: int, version: int, layout: WeightLayout, tensors: Tensors) -> None:
@@ -68,20 +68,19 @@ class WeightSender:
 
     def close(self) -> None:
         """Stop listening and leave all groups. Safe to call twice."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
         self._listener.close()
         for line in list(self._lines):
             line.close()
 
     def _accept(self) -> None:
-        while True:
+        for connection, address in self._listener.connections():
             try:
-                connection, (host, port) = self._listener.accept()
-            except OSError:
-                return  # closed
-            line = Line(connection, f"the engine at {host}:{port}")
-            threading.Thread(target=self._serve, args=(line,), name=f"group-{host}:{port}", daemon=True).start()
+                line = Line(connection, f"the engine at {address}")
+            except OSError as error:  # it hung up at once
+                logger.info("%s left before it said anything: %s", address, error)
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(line,), name=f"group-{address}", daemon=True).start()
 
     def _serve(self, line: Line) -> None:
         """One engine, for as long as it lives."""
@@ -89,13 +88,14 @@ class WeightSender:
         self._lines.add(line)
         try:
             line.admit(self.source.token, ANSWER_TIMEOUT_S)
-            carrier = self._make_carrier(int(line.hear("its number of workers", ANSWER_TIMEOUT_S)["workers"]))
+            engine = line.hear("its number of workers", ANSWER_TIMEOUT_S)
+            carrier, timeout_s = self._make_carrier(int(engine["workers"])), float(engine["timeout_s"])
             line.say(init_info=carrier.init_info)
-            with self._watched(line, carrier, "joining the group"):
+            with _watched(line, carrier, "joining the group", timeout_s):
                 carrier.meet()
             line.say(met=True)
             while True:
-                self._send(line, carrier, line.hear("the next version", None)["version"])
+                self._send(line, carrier, line.hear("the next version", None)["version"], timeout_s)
         except WeightsMissing as end:
             logger.info("left a group: %s", end)  # the engine is gone, or starts over with a new group
             with contextlib.suppress(WeightsMissing):
@@ -110,48 +110,49 @@ class WeightSender:
             line.close()
             self._lines.discard(line)
 
-    def _send(self, line: Line, carrier: Carrier, version: int) -> None:
+    def _send(self, line: Line, carrier: Carrier, version: int, timeout_s: float) -> None:
         offer = next((offer for offer in list(self._offers.values()) if offer.version == version), None)
         if offer is None:
             held = sorted(offer.version for offer in list(self._offers.values()))
             line.say(refused=f"version {version} is not staged here, only {held}")
             return
         line.say(update_info=carrier.update_info(offer.layout, offer.tensors))
-        line.hear(f"the go for version {version}", self._send_timeout_s)
-        with self._watched(line, carrier, f"sending version {version}"):
+        line.hear(f"the go for version {version}", timeout_s)
+        with _watched(line, carrier, f"sending version {version}", timeout_s):
             carrier.send(offer.tensors)
         if offer not in list(self._offers.values()):
             raise RuntimeError(f"version {version} was overwritten while it was sent; the engine took too long")
         line.say(sent=version)
 
-    @contextlib.contextmanager
-    def _watched(self, line: Line, carrier: Carrier, what: str) -> Iterator[None]:
-        """Abort the carrier when the engine's owner hangs up meanwhile, and at the deadline.
 
-        Raises `WeightsMissing` in place of whatever the abort made the carrier raise.
-        """
-        over, reasons = threading.Event(), list[str]()
-        deadline = time.monotonic() + self._send_timeout_s
+@contextlib.contextmanager
+def _watched(line: Line, carrier: Carrier, what: str, timeout_s: float) -> Iterator[None]:
+    """Abort the carrier when the engine's owner hangs up meanwhile, and at the deadline.
 
-        def watch() -> None:
-            while not over.wait(_LOOK_S):
-                if line.ended():
-                    reasons.append(f"{what}: the engine hung up")
-                elif time.monotonic() > deadline:
-                    reasons.append(f"{what}: not done in {self._send_timeout_s:g} s")
-                if reasons:
-                    carrier.abort()
-                    return
+    Raises `WeightsMissing` in place of whatever the abort made the carrier raise.
+    """
+    over, reasons = threading.Event(), list[str]()
+    deadline = time.monotonic() + timeout_s
 
-        watching = threading.Thread(target=watch, name="watch", daemon=True)
-        watching.start()
-        try:
-            yield
-        except Exception as error:
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            if line.ended():
+                reasons.append(f"{what}: the engine hung up")
+            elif time.monotonic() > deadline:
+                reasons.append(f"{what}: not done in {timeout_s:g} s")
             if reasons:
-                raise WeightsMissing(reasons[0]) from error
-            raise
-        finally:
-            over.set()
+                carrier.abort()
+                return
+
+    watching = threading.Thread(target=watch, name="watch", daemon=True)
+    watching.start()
+    try:
+        yield
+    except Exception as error:
         if reasons:
-            raise WeightsMissing(reasons[0])
+            raise WeightsMissing(reasons[0]) from error
+        raise
+    finally:
+        over.set()
+    if reasons:
+        raise WeightsMissing(reasons[0])

@@ -7,7 +7,6 @@ frame last. Every read and write has a deadline. The bytes are checked where the
 with them.
 """
 
-import contextlib
 import hmac
 import logging
 import secrets
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout.engine import WeightsMissing
+from rollout.transports.accepting import Listener
 from rollout.weights import RowSource
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class RowServer:
         self._timeout_s = timeout_s
         self._token = secrets.token_hex(32)
         self._offers: dict[int, _Offer] = {}
-        self._listener = socket.create_server((host, 0))
-        self.source = RowSource(host, self._listener.getsockname()[1], self._token)
+        self._listener = Listener(socket.create_server((host, 0)))
+        self.source = RowSource(host, self._listener.port, self._token)
         threading.Thread(target=self._accept, name="row-server", daemon=True).start()
 
     def offer(self, side: int, version: int, file: Bytes, ranges: Sequence[Range]) -> None:
@@ -71,19 +71,13 @@ class RowServer:
 
     def close(self) -> None:
         """Stop listening. Safe to call twice."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, address = self._listener.accept()
-            except OSError:
-                return  # closed
+        for connection, address in self._listener.connections():
             threading.Thread(target=self._serve, args=(connection, address), name="rows", daemon=True).start()
 
-    def _serve(self, connection: socket.socket, address: tuple[str, int]) -> None:
+    def _serve(self, connection: socket.socket, address: str) -> None:
         connection.settimeout(self._timeout_s)
         with connection:
             try:

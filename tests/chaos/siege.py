@@ -1,5 +1,6 @@
 """A whole run whose processes are hit one after the other, and what came of it."""
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 from findings import Finding, examine
 from targets import TARGETS, ended, title
+
+from rollout import shared_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,6 +116,7 @@ class Siege:
         self._tell = tell
         self.hits: list[Hit] = []
         self._seen: set[psutil.Process] = set()
+        self._named_before = set(os.listdir("/dev/shm"))
 
     def __enter__(self) -> "Siege":
         where = [f"cluster.runs_dir={self.run_dir.parent}", "--name", self.run_dir.name]
@@ -197,9 +201,19 @@ class Siege:
         _, alive = psutil.wait_procs(self._seen, timeout=30)
         if left := [title(process)[:100] for process in alive if not ended(process)]:
             return f"processes of the run are left: {left}"
+        if names := self._semaphores_left():
+            return f"semaphores of the run are left in /dev/shm: {names}"
         if self._driver.returncode:
             return f"the run ended with exit code {self._driver.returncode}: {self._last_words()}"
         return ""
+
+    def _semaphores_left(self) -> set[str]:
+        """Those made since the start that no living process uses."""
+        new = {name for name in os.listdir("/dev/shm") if name.startswith("sem.mp-")} - self._named_before
+        for pid in psutil.pids():
+            with contextlib.suppress(OSError):
+                new -= shared_memory.names_mapped_by(pid)
+        return new
 
     def _until(self, happens: Callable[[], bool], seconds: float, what: str) -> bool:
         """Whether it happens while the run lasts; with a `what`, not within `seconds` is a fall."""

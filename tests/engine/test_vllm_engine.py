@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from rollout.config import EngineConfig
 from rollout.engine import EngineDead
 from rollout.records import GenerationRequest, Segment
 from rollout.weights import WeightLayout, WeightSlot
@@ -166,6 +167,40 @@ def test_after_a_load_the_probe_and_new_tokens_come_from_the_new_weights(engine,
         )
 
 
+def test_a_probe_of_a_full_engine_comes_back_while_the_answers_still_run(engine, run):
+    async def scenario():
+        crowd = [request(tokens=210, temperature=0.0) for _ in range(12)]  # all the engine decodes together
+        begun = asyncio.Semaphore(0)
+
+        async def consume(asked):
+            async for piece in engine.generate(asked):
+                if len(piece) and not piece.finish_reason:
+                    begun.release()
+
+        running = [asyncio.create_task(consume(asked)) for asked in crowd]
+        for _ in crowd:
+            await begun.acquire()
+        probed = await engine.logprobs([LONG_PROMPT] * 4)
+        ended = [task for task in running if task.done()]
+        await asyncio.gather(*running)
+        return probed, ended, await engine.logprobs([LONG_PROMPT])
+
+    probed, ended, (alone,) = run(scenario())
+    assert not ended
+    for among_others in probed:
+        np.testing.assert_allclose(among_others, alone, atol=TOLERANCE)
+
+
+def test_an_engine_of_one_slot_has_none_beside_it_that_could_share_a_batch(engine, model_dir):
+    from rollout.vllm_engine import PROBE_SLOTS, _engine_args
+
+    slots = {
+        asked: _engine_args(str(model_dir), EngineConfig(max_num_seqs=asked), 256, 0, "shared_memory").max_num_seqs
+        for asked in (1, 12)
+    }
+    assert slots == {1: 1, 12: 12 + PROBE_SLOTS}
+
+
 def test_a_prompt_cached_under_old_weights_is_read_anew(engine, reference, run):
     run(answer(engine, request(LONG_PROMPT, temperature=0.0)))
     run(engine.load_weights(reference.stage_new_weights()))
@@ -192,9 +227,12 @@ def test_a_request_in_flight_carries_both_versions_in_order(engine, reference, r
 
 
 def test_a_request_queued_across_a_load_starts_on_the_new_weights(engine, reference, run):
+    from rollout.vllm_engine import PROBE_SLOTS
+
     async def scenario():
         await answer(engine, request(LONG_PROMPT, tokens=1))  # its blocks are cached under the old weights
-        crowd = [request(tokens=210, temperature=0.0) for _ in range(12)]  # all the engine decodes together
+        # All that the engine decodes together, and those that take the slots of a probe.
+        crowd = [request(tokens=210, temperature=0.0) for _ in range(12 + PROBE_SLOTS)]
         running = [asyncio.create_task(answer(engine, asked)) for asked in crowd]
         await asyncio.sleep(0.1)
         queued = asyncio.create_task(answer(engine, request(LONG_PROMPT, seed=4)))
@@ -281,15 +319,22 @@ if __name__ == "__main__":
 """
 
 
-def test_the_engine_process_dies_with_its_killed_owner(model_dir, tmp_path, until, left_in_shared_memory):
+@pytest.mark.parametrize("with_family", [False, True], ids=["alone", "with all its descendants, as Ray does it"])
+def test_the_engine_process_dies_with_its_killed_owner(model_dir, tmp_path, until, left_in_shared_memory, with_family):
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     with subprocess.Popen([sys.executable, str(script), str(model_dir)], stdout=subprocess.PIPE, text=True) as owner:
+        family = []
         try:
             pids = [int(pid) for pid in owner.stdout.readline().split()]
             assert pids
             assert all(psutil.pid_exists(pid) for pid in pids)
+            if with_family:  # and with them the process that would clear up after the others
+                family = psutil.Process(owner.pid).children(recursive=True)
+                assert len(family) > len(pids)
         finally:
+            for process in family:
+                process.kill()
             os.kill(owner.pid, signal.SIGKILL)
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
     until(lambda: not left_in_shared_memory(), 5)

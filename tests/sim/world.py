@@ -154,7 +154,7 @@ class World:
         for role, make in (
             ("buffer", self._make_buffer),
             ("learner", self._make_learner),
-            ("broadcaster", lambda mount: WeightBroadcaster([], 0.5, _CALL_S)),
+            ("broadcaster", lambda mount: WeightBroadcaster([], 0.5, _CALL_S, _CALL_S)),
             ("controller", self._make_controller),
         ):
             process = self._core[role]

@@ -1,9 +1,10 @@
 import asyncio
+import time
 
 import numpy as np
 import pytest
 
-from actors.broadcaster import WeightBroadcaster
+from actors.broadcaster import WeightBroadcaster, publish_timeout_s
 from actors.waiting import PeerLost
 from rollout.engine import WeightsDisagree, WeightsMissing
 from rollout.weights import RowSource, WeightLayout
@@ -43,7 +44,7 @@ class FakeWorker:
 
 def publish(workers, version=1, timeout=1.0):
     async def run():
-        broadcaster = WeightBroadcaster(PROBE, tolerance=1e-3, call_timeout_s=timeout)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, call_timeout_s=1.0, transfer_timeout_s=timeout)
         for name, worker in workers.items():
             await broadcaster.join(name, worker)
         slot = await broadcaster.claim(LAYOUT, version)
@@ -77,6 +78,27 @@ def test_an_engine_that_labels_the_version_but_keeps_old_weights_is_found_out_an
     assert worker.retired.startswith("w1 does not compute with version 1: log-probs of the probe differ")
 
 
+class NanWorker(FakeWorker):
+    """An engine that computes NaN for the last probe sequence alone."""
+
+    async def probe(self, sequences):
+        *good, last = await super().probe(sequences)
+        return [*good, np.full_like(last, np.nan)]
+
+
+def test_an_engine_that_computes_nan_in_any_probe_sequence_is_not_attested():
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE * 2, 1e-3, 1.0, 1.0)
+        await broadcaster.join("w", worker := NanWorker())
+        await broadcaster.publish(await broadcaster.claim(LAYOUT, 1), [np.full(3, -1.0, np.float32)] * 2)
+        await broadcaster.close()
+        return worker
+
+    worker = asyncio.run(run())
+    assert worker.trusted == []
+    assert "differ from the learner's by nan" in worker.retired
+
+
 def test_an_engine_that_does_not_answer_is_named_at_the_deadline_and_left_out(caplog):
     slow = FakeWorker(delay=5)
     assert publish({"slow": slow, "w": FakeWorker()}, timeout=0.05)["engines"] == 1.0
@@ -86,7 +108,7 @@ def test_an_engine_that_does_not_answer_is_named_at_the_deadline_and_left_out(ca
 
 def test_versions_only_grow_and_neighbours_use_different_memory():
     async def run():
-        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0, 1.0)
         await broadcaster.join("w", FakeWorker())
         first = await broadcaster.claim(LAYOUT, 1)
         await broadcaster.publish(first, [np.full(3, -1.0, np.float32)])
@@ -113,7 +135,7 @@ def test_a_worker_that_is_lost_during_a_sync_is_left_out_and_the_others_go_on():
 
 def test_a_worker_that_joins_has_the_current_version_attested_before_it_belongs():
     async def run():
-        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0, 1.0)
         await broadcaster.join("w0", FakeWorker())
         newcomer = FakeWorker()
         await broadcaster.join("early", FakeWorker())  # before the first version there is nothing to bring
@@ -133,7 +155,7 @@ def test_a_worker_that_joins_has_the_current_version_attested_before_it_belongs(
 
 def test_a_worker_that_joins_during_a_publish_waits_and_then_has_that_version():
     async def run():
-        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0, 1.0)
         await broadcaster.join("w0", FakeWorker(delay=0.05))
         newcomer = FakeWorker()
         slot = await broadcaster.claim(LAYOUT, 3)
@@ -188,7 +210,7 @@ def test_a_version_that_no_engine_can_fetch_is_the_fault_of_its_source():
 
 def test_a_claim_never_hands_out_what_engines_may_still_read_and_waits_for_nobody():
     async def run():
-        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0, 1.0)
         await broadcaster.join("w", FakeWorker(delay=0.05))
         expected = [[np.full(3, -float(version), np.float32)] for version in range(5)]
         first = await broadcaster.claim(LAYOUT, 1)
@@ -213,10 +235,79 @@ def test_a_claim_never_hands_out_what_engines_may_still_read_and_waits_for_nobod
 
 def test_rows_that_the_ranks_serve_need_no_file_here():
     async def run():
-        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0)
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 1.0, 1.0)
         layout = WeightLayout(LAYOUT.tensors, LAYOUT.nbytes, 1, (RowSource("10.0.0.1", 5, "secret"),))
         slot = await broadcaster.claim(layout, 1)
         assert (slot.path, slot.layout.sources) == ("", layout.sources)
         assert "secret" not in repr(slot)
 
     asyncio.run(run())
+
+
+class SlowWorker(FakeWorker):
+    """One that takes all the time it may, for everything."""
+
+    def __init__(self, call_s: float, transfer_s: float, bad_bytes: int = 0, misses: int = 0) -> None:
+        super().__init__(misses, delay=transfer_s)
+        self.call_s, self.bad_bytes = call_s, bad_bytes
+
+    async def load_weights(self, slot):
+        if self.bad_bytes:
+            self.bad_bytes -= 1
+            await asyncio.sleep(self.delay)
+            raise WeightsDisagree("checksums differ")
+        return await super().load_weights(slot)
+
+    async def probe(self, sequences):
+        await asyncio.sleep(self.call_s)
+        return await super().probe(sequences)
+
+    async def attested(self, version):
+        await asyncio.sleep(self.call_s)
+        await super().attested(version)
+
+    async def quarantine(self, reason):
+        await asyncio.sleep(self.call_s)
+        await super().quarantine(reason)
+
+    async def retire(self, reason):
+        await asyncio.sleep(self.call_s)
+        await super().retire(reason)
+
+
+def test_the_slowest_publish_takes_no_longer_than_whoever_waits_for_it_is_told():
+    call_s, transfer_s = 0.06, 0.12
+    workers = {
+        "wrong once": SlowWorker(call_s, transfer_s, bad_bytes=1),
+        "missed once": SlowWorker(call_s, transfer_s, misses=1),
+        **{f"wrong twice {i}": SlowWorker(call_s, transfer_s, bad_bytes=2) for i in range(8)},
+        **{f"missed twice {i}": SlowWorker(call_s, transfer_s, misses=2) for i in range(8)},
+    }
+
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, 2 * call_s, 2 * transfer_s)
+        for name, worker in workers.items():
+            await broadcaster.join(name, worker)
+        slot = await broadcaster.claim(LAYOUT, 1)
+        began = time.monotonic()
+        report = await broadcaster.publish(slot, [np.full(3, -1.0, np.float32)])
+        seconds = time.monotonic() - began
+        await broadcaster.close()
+        return report["engines"], seconds
+
+    engines, seconds = asyncio.run(run())
+    assert engines == 2.0
+    assert 3 * transfer_s + 7 * call_s <= seconds < publish_timeout_s(2 * call_s, 2 * transfer_s)
+
+
+def test_a_transfer_may_take_longer_than_a_call():
+    worker = FakeWorker(delay=0.2)
+
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, call_timeout_s=0.1, transfer_timeout_s=5.0)
+        await broadcaster.join("w", worker)
+        await broadcaster.publish(await broadcaster.claim(LAYOUT, 1), [np.full(3, -1.0, np.float32)])
+        await broadcaster.close()
+
+    asyncio.run(run())
+    assert (worker.trusted, worker.retired) == ([1], "")

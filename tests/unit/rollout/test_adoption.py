@@ -68,3 +68,21 @@ def test_tensors_of_a_fused_parameter_that_lie_apart_are_copied():
     file = torch.from_numpy(np.random.default_rng(9).integers(0, 256, apart.nbytes).astype(np.uint8))
     adoption = Adoption(model, model.load, file, apart.tensors)
     assert adoption.copied == ["q", "embed", "k", "turned"]
+
+
+def test_what_a_loader_computed_and_then_copied_is_never_taken_from_the_file():
+    model = Fused()
+    memory = torch.zeros(2 * LAYOUT.nbytes, dtype=torch.uint8)
+    computed, file = memory[: LAYOUT.nbytes], memory[LAYOUT.nbytes :]  # as the allocator may happen to place them
+
+    def load(weights) -> None:
+        for name, weight in weights:
+            into = view(computed, next(spec for spec in LAYOUT.tensors if spec.name == name))
+            torch.mul(weight, 2, out=into)
+            model.load([(name, into)])
+
+    file.copy_(file_of(0))
+    adoption = Adoption(model, load, file, LAYOUT.tensors)
+    adoption.take(file)
+    assert set(adoption.copied) == {spec.name for spec in LAYOUT.tensors}
+    assert torch.equal(model.norm, 2 * view(file, LAYOUT.tensors[-1]))

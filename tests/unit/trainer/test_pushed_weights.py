@@ -43,7 +43,7 @@ def nccl() -> FakeNccl:
 @pytest.fixture
 def sender(nccl: FakeNccl) -> Iterator[WeightSender]:
     carrier = partial(NcclCarrier, "127.0.0.1", device=CPU, open_group=nccl.open_group)
-    made = WeightSender("127.0.0.1", lambda workers: carrier(workers), send_timeout_s=1.0)
+    made = WeightSender("127.0.0.1", lambda workers: carrier(workers))
     yield made
     made.close()
     made.close()
@@ -57,7 +57,7 @@ def offer(sender: WeightSender, version: int) -> WeightSlot:
     return WeightSlot("", dataclasses.replace(LAYOUT, sources=(sender.source,)), version, side)
 
 
-def inlet_of(engine: FakeEngine, workers: int = 1, timeout_s: float = 5.0) -> WeightInlet:
+def inlet_of(engine: FakeEngine, workers: int = 1, timeout_s: float = 1.0) -> WeightInlet:
     return WeightInlet(engine.join, workers, timeout_s)
 
 
@@ -208,7 +208,7 @@ def test_a_learner_that_is_a_new_process_is_joined_anew(nccl, sender):
         await engine.load(inlet, offer(sender, 1))
         sender.close()
         carrier = partial(NcclCarrier, "127.0.0.1", device=CPU, open_group=nccl.open_group)
-        successor = WeightSender("127.0.0.1", lambda workers: carrier(workers), 1.0)
+        successor = WeightSender("127.0.0.1", lambda workers: carrier(workers))
         await engine.load(inlet, offer(successor, 2))
         assert has(engine, 2)
         assert len(engine.joined) == 2

@@ -1,0 +1,60 @@
+"""Which deadlines the actors of a run are given."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.casting import Casting
+from cluster.config import RunConfig
+from cluster.materials import Materials, Recipe
+
+
+class FakeRay:
+    """Hosts nobody, and tells what would have been hosted."""
+
+    @staticmethod
+    def host(cls, name, *args, deadline_s, **options):
+        return {"args": args, "deadline_s": deadline_s}
+
+    @staticmethod
+    def gang(size, gpus_each, timeout_s):
+        return "gang"
+
+    @staticmethod
+    def is_one_host():
+        return True
+
+
+MATERIALS = Materials(Recipe("model", "", ""), (), (), ())
+
+
+@pytest.fixture
+def casting(tmp_path: Path):
+    def make(**actors: float) -> Casting:
+        config = RunConfig.model_validate({"data": {"task": "countdown"}, "actors": actors})
+        return Casting(config, tmp_path, FakeRay, gpus=0)
+
+    return make
+
+
+def test_one_setting_gives_a_transfer_more_time_wherever_it_is_waited_for(casting):
+    cast = casting(transfer_timeout_s=5000.0, call_timeout_s=10.0)
+    worker = cast.worker("w", "model", None, None)
+    assert worker["deadline_s"] >= 5000
+    assert worker["args"][1].args[-1] == 5000  # of the engine
+    broadcaster = cast.broadcaster(MATERIALS)
+    assert broadcaster["deadline_s"] >= 2 * (3 * 5000 + 8 * 10)  # a publish, and a newcomer that waited for it
+    assert broadcaster["args"][-2:] == (10, 5000)
+
+
+def test_a_worker_that_is_called_has_the_longest_of_its_callers_deadlines(casting):
+    cast = casting(start_timeout_s=7.0, transfer_timeout_s=6.0, call_timeout_s=5.0)
+    assert cast.worker("w", "model", None, None)["deadline_s"] == 7
+    cast = casting(start_timeout_s=7.0, transfer_timeout_s=6.0, call_timeout_s=8.0)
+    assert cast.worker("w", "model", None, None)["deadline_s"] == 8
+
+
+def test_a_rank_may_take_as_long_to_join_the_others_as_anybody_may_take_to_start(casting):
+    quick_steps = casting(start_timeout_s=300.0, learner_timeout_s=60.0).ranks("model")
+    assert quick_steps["learner-0"]["deadline_s"] == 300
+    assert casting(start_timeout_s=300.0, learner_timeout_s=900.0).ranks("model")["learner-0"]["deadline_s"] == 900
