@@ -23,7 +23,10 @@ class ActorsConfig(BaseModel):
     start_timeout_s: float = Field(300.0, gt=0, description="Seconds an actor may take to come up.")
     call_timeout_s: float = Field(120.0, gt=0, description="Seconds one actor may wait for another's answer.")
     transfer_timeout_s: float = Field(
-        600.0, gt=0, description="Seconds one version of the weights may take to reach an engine."
+        600.0,
+        gt=0,
+        description="Seconds one version of the weights may take to reach an engine; where they are waited for "
+        "(max_staleness=0), stall_s has to be longer too.",
     )
     learner_timeout_s: float = Field(
         600.0, gt=0, description="Seconds one learner call (a step, a checkpoint) may take."

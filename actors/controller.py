@@ -329,8 +329,8 @@ class Controller:
             replace(self._manifest, failed_evals=self._manifest.failed_evals + 1).save(self._storage)
             raise EvaluationFailed(
                 f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "
-                "errors); pass@k of the rest would mislead. The journal holds each verdict's feedback; mend the "
-                "verifier, or raise verifier.timeout_s, and resume"
+                "errors, or workers that were lost over them: see incidents.jsonl); pass@k of the rest would mislead. "
+                "The journal holds each verdict's feedback; mend the cause, or raise verifier.timeout_s, and resume"
             )
         row = EvalRow(weights, after, metrics, num_problems=len(counts), num_samples=plan.samples)
         self._progress.step("eval", self._clock() - began, metrics, weights=weights, after=after)
