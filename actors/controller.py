@@ -91,6 +91,7 @@ class Controller:
                 f"or start a new run with --name"
             )
         self._manifest = replace(self._manifest, incarnation=self._manifest.incarnation + 1)
+        self._committed = self._manifest  # without what a crash would undo
 
     # -- what others ask --------------------------------------------------------------------------------------
 
@@ -326,7 +327,7 @@ class Controller:
         await self._buffer.end_phase()
         metrics = summarize(counts, plan.ks)
         if metrics.get("failed_frac", 0.0) > _MOST_FAILED:
-            replace(self._manifest, failed_evals=self._manifest.failed_evals + 1).save(self._storage)
+            replace(self._committed, failed_evals=self._committed.failed_evals + 1).save(self._storage)
             raise EvaluationFailed(
                 f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "
                 "errors, or workers that were lost over them: see incidents.jsonl); pass@k of the rest would mislead. "
@@ -359,7 +360,7 @@ class Controller:
 
     async def _commit(self, manifest: Manifest) -> None:
         manifest.save(self._storage)
-        self._manifest = manifest
+        self._manifest = self._committed = manifest
         for old in (self._run_dir / "checkpoints" / "steps").glob("*"):
             if old != self._run_dir / manifest.checkpoint:
                 await asyncio.to_thread(shutil.rmtree, old)  # a slow disk must not look like a hang

@@ -277,6 +277,23 @@ def test_an_evaluation_without_verdicts_is_never_committed(tmp_path):
     assert (manifest.evals, manifest.weights, manifest.failed_evals) == ((), {}, 1)  # the next start draws anew
 
 
+def test_a_run_goes_on_after_an_evaluation_failed_behind_a_phase_without_steps(tmp_path):
+    controller, _, _, buffer = make(tmp_path, iterations=1, experts=1)  # too few: RFT is skipped
+    answered = buffer.eval_result
+
+    async def no_verdicts_on_the_third(timeout_s: float) -> list[EvalCounts]:
+        if buffer.log.count("eval") == 3:
+            return [EvalCounts(prompt_id="e0", tag="t", attempts=4, correct=0, failed=4, truncated=0, tokens=40)]
+        return await answered(timeout_s)
+
+    buffer.eval_result = no_verdicts_on_the_third
+    with pytest.raises(EvaluationFailed, match="100% of the answers of theta-1"):
+        asyncio.run(controller.run())
+    again, _, _, _ = make(tmp_path, iterations=1, experts=1)
+    assert asyncio.run(again.run()).state == "finished"
+    assert list(Manifest.load(LocalDisk(tmp_path)).weights) == ["theta-0", "rl-0", "theta-1"]
+
+
 def test_a_schedule_that_ends_before_the_phase_under_way_is_an_error_and_not_a_finished_run(tmp_path):
     async def interrupted_in_the_second_iteration() -> None:
         controller, _, _, buffer = make(tmp_path, iterations=2)
