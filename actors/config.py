@@ -25,7 +25,7 @@ class ActorsConfig(BaseModel):
     transfer_timeout_s: float = Field(
         600.0,
         gt=0,
-        description="Seconds one version of the weights may take to reach an engine; at max_staleness=0 raise stall_s too.",
+        description="Seconds one version of the weights may take to reach an engine (η = 0: raise stall_s too).",
     )
     learner_timeout_s: float = Field(
         600.0, gt=0, description="Seconds one learner call (a step, a checkpoint) may take."
