@@ -40,7 +40,7 @@ def killed_when(run: FinishedRun, happens: Callable[[], bool], arguments: list[s
     deadline = time.monotonic() + 250
     while not (run.root / "metrics.jsonl").exists() or not happens():
         assert process.poll() is None
-        assert time.monotonic() < deadline, "nothing to kill it for within 250 s"
+        assert time.monotonic() < deadline, "the moment to kill it did not come within 250 s"
         time.sleep(0.02)
     kill_everything(process)
 
@@ -53,38 +53,45 @@ def assert_same_end(run: FinishedRun, other: FinishedRun) -> None:
     assert "The balance closes" in rloop("audit", str(run.root))
 
 
-@pytest.mark.parametrize("checkpoint_every_s", [1e6, 1.0])
-def test_a_run_that_is_killed_in_its_steps_ends_with_the_very_same_weights(
-    uninterrupted: FinishedRun, runs: Path, checkpoint_every_s: float
+class Killings:
+    """A run that is killed again and again."""
+
+    def __init__(self, runs: Path, name: str, *settings: str) -> None:
+        self.run = FinishedRun(runs / name)
+        self._next = command("train", *EXACT, *settings, f"cluster.runs_dir={runs}", "--name", name)
+
+    def after_step(self, step: int) -> None:
+        self._when(lambda: any(row["step"] >= step for row in self.run.steps("rl")))
+
+    def after_evaluation(self, weights: str) -> None:
+        self._when(lambda: any(row["weights"] == weights for row in self.run.steps("eval")))
+
+    def in_fine_tuning(self) -> None:
+        self._when(lambda: bool(self.run.steps("rft")))
+
+    def _when(self, happens: Callable[[], bool]) -> None:
+        killed_when(self.run, happens, self._next)
+        self._next = command("resume", str(self.run.root))
+
+
+def test_a_run_that_is_killed_without_a_checkpoint_ends_with_the_very_same_weights(
+    uninterrupted: FinishedRun, runs: Path
 ):
-    run = FinishedRun(runs / f"killed-{checkpoint_every_s:.0f}")
-    settings = [*EXACT, f"actors.checkpoint_every_s={checkpoint_every_s}", f"cluster.runs_dir={runs}"]
-
-    def trained(step: int) -> bool:
-        return any(row["step"] >= step for row in run.steps("rl"))
-
-    killed_when(run, lambda: trained(3), command("train", *settings, "--name", run.root.name))
-    killed_when(run, lambda: trained(5), command("resume", str(run.root)))
-    rloop("resume", str(run.root))
-    assert_same_end(run, uninterrupted)
-    again = [row["step"] for row in run.steps("rl") if row["again"]]
-    if checkpoint_every_s > 1000:
-        assert {1, 2, 3} <= set(again)  # there was no checkpoint: every recorded step was trained again
+    killings = Killings(runs, "killed-twice", "actors.checkpoint_every_s=1e6")
+    killings.after_step(3)
+    killings.after_step(5)
+    rloop("resume", str(killings.run.root))
+    assert_same_end(killings.run, uninterrupted)
+    again = [row["step"] for row in killings.run.steps("rl") if row["again"]]
+    assert {1, 2, 3} <= set(again)  # every recorded step was trained again
 
 
-def test_a_run_that_is_killed_between_phases_ends_with_the_very_same_weights(uninterrupted: FinishedRun, runs: Path):
-    """With an evaluation done and perhaps not committed, and in the middle of fine-tuning."""
-    run = FinishedRun(runs / "killed-between")
-
-    def evaluated(weights: str) -> bool:
-        return any(row["weights"] == weights for row in run.steps("eval"))
-
-    killed_when(
-        run,
-        lambda: evaluated("theta-0"),
-        command("train", *EXACT, f"cluster.runs_dir={runs}", "--name", run.root.name),
-    )
-    killed_when(run, lambda: evaluated("rl-0"), command("resume", str(run.root)))
-    killed_when(run, lambda: bool(run.steps("rft")), command("resume", str(run.root)))
-    rloop("resume", str(run.root))
-    assert_same_end(run, uninterrupted)
+def test_a_run_that_is_killed_in_and_between_its_phases_ends_with_the_very_same_weights(
+    uninterrupted: FinishedRun, runs: Path
+):
+    killings = Killings(runs, "killed-thrice", "actors.checkpoint_every_s=1")
+    killings.after_step(3)
+    killings.after_evaluation("rl-0")  # done, and perhaps not committed
+    killings.in_fine_tuning()
+    rloop("resume", str(killings.run.root))
+    assert_same_end(killings.run, uninterrupted)
