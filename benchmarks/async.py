@@ -47,10 +47,10 @@ from trainer.config import OptimConfig, RLConfig, ScheduleConfig, ScratchConfig,
 from trainer.learner import LearnerRank
 from trainer.phases import Phase
 
-GROUPS, SIBLINGS, TOKENS, CONTEXT = 8, 4, 200, 224
+GROUPS, SIBLINGS, TOKENS, CONTEXT = 8, 8, 200, 224
 CONCURRENT = 16
-"""Groups in flight at most: 64 decode slots."""
-SCRATCH = ScratchConfig(hidden_size=384, num_layers=6, num_heads=6, num_kv_heads=2, intermediate_size=1024)
+"""Groups in flight at most: 128 decode slots."""
+SCRATCH = ScratchConfig(hidden_size=320, num_layers=5, num_heads=5, num_kv_heads=1, intermediate_size=896)
 ENGINE = EngineConfig(kv_cache_mb=512, max_num_seqs=CONCURRENT * SIBLINGS)
 TRAINER = TrainerConfig(
     compute_dtype="float32", micro_batch_tokens=4096, rl=RLConfig(optim=OptimConfig(lr=1e-9))
@@ -351,7 +351,7 @@ def say(what: str) -> None:
 
 def main() -> None:
     options = arguments(__doc__ or "").parse_args()
-    steps, rounds = (4, 1) if options.quick else (16, 2)
+    steps, rounds = (4, 1) if options.quick else (12, 2)
     with tempfile.TemporaryDirectory(prefix="rloop-async-") as folder, ray_app.cluster(None, False, 8, 256):
         table = asyncio.run(measure(Path(folder), steps, rounds))
     report("What asynchrony is worth", table, options.json)

@@ -1,4 +1,4 @@
-"""A small whole run, and what its numbers must say. Then the same run, killed half way and resumed."""
+"""A small whole run, and what its numbers must say. Then shorter ones, hurt half way."""
 
 import json
 import signal
@@ -13,6 +13,8 @@ from whole_run import ROOT, FinishedRun, command, rloop
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SMALL = ["recipes/demo.yaml", "schedule.rl_steps=10"]  # the demo's own base policy: a weaker one learns only by luck
+STEPS = 40
+QUICK = ["recipes/smoke.yaml", f"schedule.rl_steps={STEPS}", "actors.checkpoint_every_s=1"]
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +93,17 @@ def wait_for_step(process: subprocess.Popen, run: FinishedRun, step: int) -> Non
         time.sleep(0.1)
 
 
-def test_a_run_that_is_interrupted_and_then_killed_is_finished_by_resume(run, runs):
+def test_a_run_that_is_interrupted_and_then_killed_is_finished_by_resume(runs):
     """One run, three lives: Ctrl-C, SIGKILL of the driver, the end."""
     stopped = FinishedRun(runs / "stopped")
-    small = [*SMALL, "schedule.iterations=1", "actors.checkpoint_every_s=1", f"cluster.runs_dir={runs}"]
-    first = subprocess.Popen(command("train", *small, "--name", "stopped"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command("train", *QUICK, f"cluster.runs_dir={runs}", "--name", "stopped"), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
     wait_for_step(first, stopped, 2)
     first.send_signal(signal.SIGINT)
     assert first.wait(30) == 130  # a checkpoint, and everything closed in order
     at_interrupt = stopped.manifest["step"]
-    assert 2 <= at_interrupt < 10
+    assert 2 <= at_interrupt < STEPS
 
     second = subprocess.Popen(command("resume", str(stopped.root)), cwd=ROOT, stdout=subprocess.DEVNULL)
     wait_for_step(second, stopped, at_interrupt + 2)
@@ -117,17 +120,17 @@ def test_a_run_that_is_interrupted_and_then_killed_is_finished_by_resume(run, ru
     assert manifest["phase"] is None
     assert [row["weights"] for row in manifest["evals"]] == ["theta-0", "rl-0", "theta-1"]
     assert manifest["started_from"]["theta-1"] == manifest["weights"]["theta-0"]
-    last_life = [row["step"] for row in stopped.steps("rl")][-(10 - at_kill) :]
-    assert last_life == list(range(at_kill + 1, 11))  # it went on where the manifest stood
+    last_life = [row["step"] for row in stopped.steps("rl")][-(STEPS - at_kill) :]
+    assert last_life == list(range(at_kill + 1, STEPS + 1))  # it went on where the manifest stood
     assert max(row["staleness_max"] for row in stopped.steps("rl")) <= 1
     assert "The balance closes" in rloop("audit", str(stopped.root))
 
 
-def test_a_killed_engine_is_replaced_and_the_run_goes_on(run, runs):
+def test_a_killed_engine_is_replaced_and_the_run_goes_on(runs):
     """SIGKILL of the engine process under a rollout worker, half way through RL: another worker takes over."""
     hurt = FinishedRun(runs / "hurt")
-    arguments = [*SMALL, "schedule.iterations=1", "actors.checkpoint_every_s=1", f"cluster.runs_dir={runs}"]
-    process = subprocess.Popen(command("train", *arguments, "--name", "hurt"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    arguments = [*QUICK, f"cluster.runs_dir={runs}", "--name", "hurt"]
+    process = subprocess.Popen(command("train", *arguments), cwd=ROOT, stdout=subprocess.DEVNULL)
     wait_for_step(process, hurt, 2)
     engines = [p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in p.name()]
     assert len(engines) == 1
@@ -136,7 +139,7 @@ def test_a_killed_engine_is_replaced_and_the_run_goes_on(run, runs):
     [incident] = map(json.loads, (hurt.root / "incidents.jsonl").read_text().splitlines())
     assert (incident["victim"], incident["action"]) == ("rollout-worker-0", "it is replaced")
     steps = hurt.steps("rl")
-    assert [row["step"] for row in steps] == list(range(1, 11))
+    assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     syncs = hurt.steps("sync")
     assert syncs[-1]["engines"] == 1
     assert max(row["probe_max_diff"] for row in syncs) < 1e-3
