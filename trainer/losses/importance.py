@@ -1,0 +1,87 @@
+"""Importance weights: what to do about tokens that were sampled from another policy than the one that is trained.
+
+Engine and learner never agree exactly, and rollouts may be some versions old. The weight corrects for that, and is
+bounded, because the variance of an unbounded one grows without limit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.losses.kl import k3
+from trainer.losses.options import ImportanceMode
+from trainer.losses.ratios import bounded, log_ratio
+from trainer.losses.sequences import sequence_mean, sequence_sum
+
+
+@dataclass(frozen=True, slots=True)
+class ImportanceSampling:
+    """How importance weights are formed and bounded."""
+
+    mode: ImportanceMode = "tis"
+    """`none`: 1. `tis`, `icepop`: the token's ratio. `sequence_…`: the product of the sequence's ratios.
+    `geometric_mask`: the L-th root of that. `…tis` cuts at `cap`; the others drop (weight 0) outside [floor, cap]."""
+    cap: float = 2.0
+    """Highest weight; about 2 for tokens and sequences, closer to 1 for the geometric mean."""
+    floor: float = 0.0
+    """Lowest weight that is not dropped; unused by `none`, `tis` and `sequence_tis`."""
+    veto: float = 0.0
+    """A sequence with any token ratio below this is dropped, in every mode; 0 drops none."""
+
+
+TOKEN_TIS = ImportanceSampling()
+
+
+def importance_weights(
+    policy: Tensor,
+    behaviour: Tensor,
+    mask: Tensor,
+    sequence_ids: Tensor,
+    num_sequences: int,
+    sampling: ImportanceSampling,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """[T] weights for exp(policy - behaviour), without gradient and 0 off the mask, and their statistics.
+
+    `policy` and `behaviour` are log-probs [T] without NaN. TIS caps (the truncated importance sampling of Ionides
+    2008); IcePop masks (Ling Team 2510.18855, the function M(k; α, β)); sequence ratios are products over the masked
+    tokens. Dropped tokens stay in the denominator of the loss, so dropping never makes the rest of a batch weigh more.
+
+    The effective sample size as a part of the tokens, (Σw)² / (n Σw²), is is_weight_mean² / is_weight_square_mean
+    of the totals. `mismatch_kl` is k3 and estimates KL(behaviour ‖ policy); the mismatch does not depend on the mode.
+    """
+    log_ratios = log_ratio(policy.detach(), behaviour, mask)
+    ratios = _judged(log_ratios, mask, sequence_ids, num_sequences, sampling.mode).exp()
+    if sampling.mode in ("tis", "sequence_tis"):
+        clipped, dropped = ratios > sampling.cap, torch.zeros_like(mask)
+    elif sampling.mode == "none":
+        clipped = dropped = torch.zeros_like(mask)
+    else:
+        clipped, dropped = torch.zeros_like(mask), (ratios > sampling.cap) | (ratios < sampling.floor)
+    if sampling.veto > 0:
+        below = (log_ratios.exp() < sampling.veto).to(ratios.dtype)
+        dropped = dropped | (sequence_sum(below, mask, sequence_ids, num_sequences) > 0)[sequence_ids]
+    weights = ratios.where(~clipped, sampling.cap).masked_fill(dropped | ~mask, 0.0)
+    mismatch = (policy.detach() - behaviour).masked_fill(~mask, 0.0)
+    return weights, {
+        "is_weight_mean": weights.sum(),
+        "is_weight_square_mean": weights.square().sum(),
+        "is_clipped_frac": (clipped & ~dropped & mask).sum(),
+        "is_masked_frac": (dropped & mask).sum(),
+        "mismatch_kl": k3(mismatch).sum(),
+        "mismatch_abs": mismatch.abs().sum(),
+        "mismatch_max": mismatch.abs().max(),
+    }
+
+
+def _judged(log_ratios: Tensor, mask: Tensor, sequence_ids: Tensor, num_sequences: int, mode: ImportanceMode) -> Tensor:
+    """[T] logarithm of the ratio that `mode` bounds."""
+    match mode:
+        case "none":
+            return torch.zeros_like(log_ratios)
+        case "tis" | "icepop":
+            return log_ratios
+        case "sequence_tis" | "sequence_mask":
+            return bounded(sequence_sum(log_ratios, mask, sequence_ids, num_sequences))[sequence_ids]
+        case "geometric_mask":
+            return sequence_mean(log_ratios, mask, sequence_ids, num_sequences)[sequence_ids]
