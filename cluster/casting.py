@@ -121,6 +121,7 @@ class Casting:
                 config.trainer,
                 config.model.attention,
                 config.rollout.temperature,
+                config.rollout.max_new_tokens,
                 config.cluster.seed,
                 config.rollout.engine.dtype,
                 transport,

@@ -179,11 +179,12 @@ def _data(config: RunConfig, tokenizer: Any | None) -> tuple[tuple["Prompt", ...
 
 
 def _verifier(name: str) -> list[str]:
-    from verifiers.catalogue import UnknownVerifier, load
+    from verifiers.catalogue import load
+    from verifiers.plugin import UnknownName
 
     try:
         load(name)
-    except (UnknownVerifier, TypeError) as error:
+    except (UnknownName, TypeError) as error:
         return [f"verifier.name: {error}"]
     return []
 

@@ -33,6 +33,7 @@ def training_batch(groups: Sequence[RolloutGroup], version: int) -> tuple[BatchI
         versions=[_with_prompt(r, r.response.versions, -1) for r in rollouts],
         rewards=[_reward(r) for r in rollouts],
         group_ids=[i for i, _ in sequences],
+        version=version,
     )
     return _info(tuple(g.key for g in groups), batch, _metrics(groups, batch, version)), batch
 
@@ -47,6 +48,7 @@ def supervised_batch(examples: Sequence[SupervisedExample]) -> TrainingBatch:
         versions=[np.full(len(t), -1) for t in token_ids],
         rewards=[0.0] * len(examples),
         group_ids=list(range(len(examples))),
+        version=-1,
     )
 
 
@@ -64,6 +66,7 @@ def _pack(
     versions: Sequence[np.ndarray],
     rewards: Sequence[float],
     group_ids: Sequence[int],
+    version: int,
 ) -> TrainingBatch:
     lengths = np.array([len(t) for t in token_ids], np.int32)
     mask = np.concatenate(masks).astype(np.bool_)
@@ -76,6 +79,7 @@ def _pack(
         lengths=lengths,
         rewards=np.array(rewards, np.float32),
         group_ids=np.array(group_ids, np.int32),
+        version=version,
     )
 
 

@@ -237,6 +237,8 @@ class TrainingBatch:
     """[S]"""
     group_ids: IntArray
     """[S] siblings share an id."""
+    version: int = -1
+    """Version of the weights that the step starts from; -1 in supervised batches."""
 
     @property
     def num_sequences(self) -> int:

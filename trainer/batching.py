@@ -1,73 +1,62 @@
-"""From a training batch to the padded micro-batches of one rank. Every rank computes the same plan by itself.
+"""From a training batch to the packed micro-batches of one rank: tokens for the model, indices for the loss.
 
-Rows of similar length share a micro-batch and are padded on the right, which is exact under causal attention: no
-token ever attends to what follows it. Ranks must run the same number of forward passes, because each pass is a
-collective under FSDP; a rank that has fewer runs empty ones.
+S sequences and N tokens in the batch; in a micro-batch b sequences of T tokens together, n of them to be trained. What
+the loss needs of a token (behaviour log-prob, advantage…) stays in arrays [N] and is picked by index: a micro-batch
+holds no copy of it.
 """
 
-import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rollout.records import BoolArray, FloatArray, IntArray, TrainingBatch
+from rollout.records import BoolArray, IntArray, TrainingBatch
+from trainer.attention import PackedSequences
+from trainer.packing import plan_micro_batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """b sequences padded to T tokens; an empty one is a row of padding without loss tokens."""
+    """b sequences end to end; an empty one is a sequence of padding of which nothing is trained."""
 
-    input_ids: Tensor
-    """[b, T] int64"""
-    loss_mask: Tensor
-    """[b, T] bool; False on padding."""
-    behaviour: Tensor
-    """[b, T] float32; 0 off the mask."""
-    advantages: Tensor
-    """[b, 1] float32: one per sequence, the same for all its tokens."""
+    sequences: PackedSequences
+    targets: Tensor
+    """[n] int64 positions in the micro-batch whose log-prob is wanted; never the first token of a sequence."""
+    index: Tensor
+    """[n] int64 position of each of them in the batch."""
+    sequence_ids: Tensor
+    """[n] int64 which of the b sequences each belongs to, ascending."""
+    mask: Tensor
+    """[n] bool; False only in an empty one, whose single target stands for nothing."""
+
+    @property
+    def num_sequences(self) -> int:
+        """b."""
+        return len(self.sequences.lengths)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on `device`."""
-        tensors = (self.input_ids, self.loss_mask, self.behaviour, self.advantages)
-        return MicroBatch(*(t.to(device, non_blocking=True) for t in tensors))
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in self.__slots__}
+        return replace(self, **moved)
 
 
 def micro_batches(
-    batch: TrainingBatch, advantages: FloatArray, rank: int, world_size: int, max_tokens: int
+    batch: TrainingBatch, rank: int, world_size: int, max_tokens: int, linear_cost: float
 ) -> list[MicroBatch]:
-    """This rank's share of `batch`: equally many micro-batches on every rank, each at most `max_tokens` with padding.
-
-    `advantages` is [S]. A single sequence longer than `max_tokens` gets a micro-batch of its own.
-    """
-    plans = [bucket(batch.lengths, shard, max_tokens) for shard in shard_by_tokens(batch.lengths, world_size)]
-    mine = plans[rank]
-    empty = max(map(len, plans)) - len(mine)
-    return [_pad(batch, advantages, rows) for rows in mine] + [_nothing() for _ in range(empty)]
+    """This rank's share of `batch`, see `plan_micro_batches`: equally many on every rank."""
+    plan = plan_micro_batches(batch.lengths, world_size, max_tokens, linear_cost)
+    return [_pack(batch, members) if members else _nothing() for members in plan[rank]]
 
 
-def shard_by_tokens(lengths: IntArray, world_size: int) -> list[list[int]]:
-    """Sequence indices per rank, longest first, each given to the rank with the fewest tokens so far."""
-    shards: list[list[int]] = [[] for _ in range(world_size)]
-    loads = [(0, rank) for rank in range(world_size)]
-    for index in np.argsort(-lengths, kind="stable").tolist():
-        load, rank = heapq.heappop(loads)
-        shards[rank].append(index)
-        heapq.heappush(loads, (load + int(lengths[index]), rank))
-    return shards
-
-
-def bucket(lengths: IntArray, sequences: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Cut `sequences`, sorted longest first, into runs of rows x longest <= `max_tokens`; at least one row each."""
-    runs: list[list[int]] = []
-    start = 0
-    while start < len(sequences):
-        rows = max(1, max_tokens // int(lengths[sequences[start]]))
-        runs.append(list(sequences[start : start + rows]))
-        start += rows
-    return runs
+def whole_sequences(sequences: Sequence[IntArray]) -> MicroBatch:
+    """All given sequences packed, with every token but the first of each as a target. `index` runs over them."""
+    lengths = [len(s) for s in sequences]
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    targets = np.flatnonzero(positions > 0)
+    return _micro_batch(np.concatenate(sequences), lengths, targets, targets)
 
 
 def split_by_groups(batch: TrainingBatch, minibatches: int) -> list[TrainingBatch]:
@@ -91,33 +80,34 @@ def select(batch: TrainingBatch, keep: BoolArray) -> TrainingBatch:
         batch.lengths[keep],
         batch.rewards[keep],
         batch.group_ids[keep],
+        batch.version,
     )
 
 
-def pad_rows(rows: Sequence[np.ndarray], dtype: np.dtype) -> Tensor:
-    """[b, T] the given 1-D arrays, padded on the right with zeros; T is at least 2, so that something is predicted."""
-    out = np.zeros((len(rows), max(2, *map(len, rows))), dtype)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return torch.from_numpy(out)
+def _pack(batch: TrainingBatch, members: Sequence[int]) -> MicroBatch:
+    """The given sequences of a batch, with the loss tokens as targets."""
+    spans = [np.arange(batch.starts[s], batch.starts[s] + batch.lengths[s]) for s in members]
+    index = np.concatenate(spans)
+    targets = np.flatnonzero(batch.loss_mask[index])
+    if not len(targets):
+        return _nothing()
+    return _micro_batch(batch.token_ids[index], batch.lengths[list(members)].tolist(), targets, index[targets])
 
 
-def _pad(batch: TrainingBatch, advantages: FloatArray, sequences: Sequence[int]) -> MicroBatch:
-    starts, lengths = batch.starts, batch.lengths
-    slices = [slice(int(starts[s]), int(starts[s] + lengths[s])) for s in sequences]
+def _micro_batch(
+    token_ids: IntArray, lengths: Sequence[int], targets: npt.NDArray[np.int64], index: npt.NDArray[np.int64]
+) -> MicroBatch:
+    sequence_ids = np.repeat(np.arange(len(lengths)), lengths)[targets]
     return MicroBatch(
-        pad_rows([batch.token_ids[s] for s in slices], np.dtype(np.int64)),
-        pad_rows([batch.loss_mask[s] for s in slices], np.dtype(np.bool_)),
-        pad_rows([batch.behaviour_logprobs[s] for s in slices], np.dtype(np.float32)),
-        torch.from_numpy(advantages[list(sequences), None]),
+        PackedSequences.of(token_ids, lengths),
+        torch.from_numpy(targets),
+        torch.from_numpy(index),
+        torch.from_numpy(sequence_ids),
+        torch.ones(len(targets), dtype=torch.bool),
     )
 
 
 def _nothing() -> MicroBatch:
-    shape = (1, 2)
-    return MicroBatch(
-        torch.zeros(shape, dtype=torch.int64),
-        torch.zeros(shape, dtype=torch.bool),
-        torch.zeros(shape),
-        torch.zeros(1, 1),
-    )
+    """A forward and backward pass for the sake of the other ranks."""
+    empty = _micro_batch(np.zeros(2, np.int32), [2], np.array([1]), np.array([0]))
+    return replace(empty, mask=torch.zeros(1, dtype=torch.bool))

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.losses.options import ImportanceMode, KLEstimator, Reduction
+
 
 class ScratchConfig(BaseModel):
     """A tiny model made from nothing, for demos and tests (Qwen3 architecture, tied embeddings)."""
@@ -41,25 +43,89 @@ class OptimConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    lr: float = Field(1e-6, gt=0, description="Peak learning rate (AdamW).")
+    name: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="`adamw_8bit` (torchao, GPUs only) keeps the moments in 2 bytes per parameter, not 8."
+    )
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up from 0.")
     decay: Literal["constant", "linear", "cosine"] = Field("constant", description="Shape after the warm-up.")
+    min_lr_frac: float = Field(0.0, ge=0, le=1, description="Where the decay ends, as a share of `lr`.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay on matrices.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment.")
+    epsilon: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
 
 
-class RLConfig(BaseModel):
-    """The loss of RL phases: GRPO advantages, DAPO clipping, token-level truncated importance sampling."""
+class ImportanceConfig(BaseModel):
+    """Weights of tokens that other weights sampled: older ones, or the same in the engine's arithmetic."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    clip_low: float = Field(0.2, ge=0, lt=1, description="PPO clip below: ratio >= 1 - clip_low (1707.06347).")
-    clip_high: float = Field(0.28, ge=0, description="PPO clip above: ratio <= 1 + clip_high (DAPO 2503.14476).")
-    tis_cap: float = Field(
-        2.0, ge=1, description="Cap of the learner/engine importance weight per token (truncated IS)."
+    mode: ImportanceMode = Field(
+        "tis", description="`…tis` caps the ratio, `icepop` and `…mask` drop what is outside [floor, cap]."
     )
-    normalize_std: bool = Field(True, description="Divide group advantages by their standard deviation (GRPO).")
+    cap: float = Field(2.0, ge=1, description="Highest weight of a token (or sequence).")
+    floor: float = Field(0.0, ge=0, le=1, description="Lowest weight that is not dropped, in the modes that drop.")
+    veto: float = Field(0.0, ge=0, lt=1, description="Drop sequences with any token ratio below this; 0 drops none.")
+
+
+class KLConfig(BaseModel):
+    """Distance to the reference: the policy that the phase started from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(0.0, ge=0, description="Coefficient; 0 keeps no reference (DAPO).")
+    estimator: KLEstimator = Field("k2", description="As a loss: `k2` has the divergence's gradient, `k3` is GRPO's.")
+    in_reward: bool = Field(False, description="Take it off the rewards (`k1`, PPO, REINFORCE++), not into the loss.")
+
+
+class CriticConfig(BaseModel):
+    """The critic of `advantage: gae`: a value head on the policy's last hidden state."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(0.5, ge=0, description="Coefficient of the value loss.")
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token.")
+    lam: float = Field(1.0, ge=0, le=1, description="GAE's λ: 1 has no bias, 0 least variance (1506.02438).")
+    clip: float = Field(0.2, gt=0, description="Values move at most so far from those before the batch.")
+
+
+class RLConfig(BaseModel):
+    """The loss of RL phases; by default GRPO advantages, DAPO clipping and mean, truncated importance sampling."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    advantage: str = Field(
+        "grpo",
+        description="`grpo`, `grpo_population`, `dr_grpo`, `rloo`, `reinforce…`, `lite_ppo`, `gae`, or 'module:name'.",
+    )
+    loss: str = Field("ppo", description="`ppo`, `gspo`, `cispo`, `reinforce`, or your own 'package.module:name'.")
+    clip_low: float = Field(0.2, ge=0, le=1, description="PPO clip below: ratio >= 1 - clip_low (1707.06347).")
+    clip_high: float = Field(0.28, ge=0, description="PPO clip above: ratio <= 1 + clip_high (DAPO 2503.14476).")
+    dual_clip: float | None = Field(None, gt=1, description="Bound of the ratio at negative advantages, e.g. 3.")
+    reduction: Reduction = Field(
+        "token_mean", description="From tokens to one loss; `constant` divides by rollout.max_new_tokens (Dr.GRPO)."
+    )
+    proximal: Literal["recompute", "loglinear", "linear"] = Field(
+        "recompute", description="What ratios are relative to: the policy before the batch, or a mix with the sampler."
+    )
+    proximal_alpha: float = Field(0.5, ge=0, le=1, description="The policy's share in the mix.")
+    importance: ImportanceConfig = Field(
+        default_factory=ImportanceConfig, description="Weights of tokens that other weights sampled."
+    )
+    kl: KLConfig = Field(default_factory=KLConfig, description="Distance to the policy that the phase started from.")
+    entropy_weight: float = Field(0.0, ge=0, description="Coefficient of the entropy bonus.")
+    overlong_tokens: int = Field(
+        0, ge=0, description="The last so many tokens before max_new_tokens cost reward (DAPO, eq. 13); 0: none."
+    )
+    critic: CriticConfig = Field(default_factory=CriticConfig, description="The critic of `advantage: gae`.")
     minibatches: int = Field(1, ge=1, description="Optimizer updates per batch of rollouts.")
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimizer of RL phases.")
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned."""
+        return self.advantage == "gae"
 
 
 class SFTConfig(BaseModel):
@@ -70,6 +136,18 @@ class SFTConfig(BaseModel):
     batch_size: int = Field(64, ge=1, description="Sequences per optimizer step.")
     epochs: float = Field(1.0, gt=0, description="Passes over the data.")
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimizer of this phase.")
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters: the model is frozen, and only they are trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(0, ge=0, description="Rank of the adapters; 0 trains the whole model.")
+    alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
+    targets: tuple[str, ...] = Field(
+        (), description="Modules with adapters, e.g. [q_proj, v_proj]; empty: every linear layer of the blocks."
+    )
 
 
 class TrainerConfig(BaseModel):
@@ -84,8 +162,18 @@ class TrainerConfig(BaseModel):
     micro_batch_tokens: int = Field(
         8192,
         ge=16,
-        description="Tokens (padding included) per forward pass and rank; bounds activation memory.",
+        description="Tokens per forward pass and rank; bounds activation memory.",
     )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Compute activations again in the backward pass: a third more work, a fraction of the memory.",
+    )
+    reshard_after_forward: bool | None = Field(
+        None, description="Free gathered parameters between forward and backward; null: on GPUs."
+    )
+    cpu_offload: bool = Field(False, description="Keep shards and optimizer in host memory (GPUs).")
+    fused_kernels: bool = Field(True, description="Use liger-kernel where it imports and a GPU is there.")
+    lora: LoraConfig = Field(default_factory=LoraConfig, description="Low-rank adapters instead of all weights.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm over the whole model is clipped to this.")
     rl: RLConfig = Field(default_factory=RLConfig, description="RL phases.")
     rft: SFTConfig = Field(default_factory=SFTConfig, description="RFT phases.")

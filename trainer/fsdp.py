@@ -4,47 +4,89 @@ One path for any number of ranks, one included. Parameters go by their Hugging F
 embedding and is not listed twice.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
+from trainer.batching import MicroBatch
+from trainer.logprobs import Entropy
 from trainer.policy import Policy
+
+_WRAPPER = "_checkpoint_wrapped_module."  # what a checkpointed block puts into the names of its parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How memory is traded for time."""
+
+    compute_dtype: torch.dtype = torch.float32
+    """Of forward and backward; master weights and gradient sums are float32."""
+    reshard_after_forward: bool | None = None
+    """Free a block's gathered parameters after its forward pass; None: on GPUs, where memory is scarce."""
+    activation_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass."""
+    cpu_offload: bool = False
+    """Keep shards, gradients and optimizer state in host memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What the policy says of n target tokens, float32."""
+
+    logprobs: Tensor
+    """[n] of softmax(logits / temperature), the distribution that was sampled from."""
+    entropies: Tensor
+    """[n] of the same distribution."""
+    values: Tensor | None = None
+    """[n] of the states before the targets, where there is a critic."""
 
 
 class ShardedPolicy:
     """A policy under FSDP2: forward passes, and this rank's shards of parameters and gradients."""
 
-    def __init__(self, policy: Policy, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
+    def __init__(self, policy: Policy, mesh: DeviceMesh, sharding: Sharding) -> None:
         self.rank = mesh.get_rank()
         self.world_size = mesh.size()
         self._policy = policy
-        precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
         on_gpu = mesh.device_type == "cuda"  # on CPUs one more collective costs more than memory does
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self._reduce_once = not on_gpu
-        for block in policy.lm.model.layers:
-            fully_shard(block, mesh=mesh, mp_policy=precision, reshard_after_forward=on_gpu)
-        fully_shard(policy, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+        blocks = _checkpointed(policy) if sharding.activation_checkpointing else policy.blocks
+        precision = MixedPrecisionPolicy(param_dtype=sharding.compute_dtype, reduce_dtype=torch.float32)
+        offload = CPUOffloadPolicy() if sharding.cpu_offload and on_gpu else OffloadPolicy()
+        reshard = on_gpu if sharding.reshard_after_forward is None else sharding.reshard_after_forward
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=precision, offload_policy=offload, reshard_after_forward=reshard)
+        fully_shard(policy, mesh=mesh, mp_policy=precision, offload_policy=offload, reshard_after_forward=False)
 
-    def __call__(self, input_ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies, to be followed by a backward pass; see `Policy.forward`."""
-        return self._policy(input_ids, temperature)
+    def __call__(self, micro: MicroBatch, temperature: float, entropy: Entropy = "value") -> Scores:
+        """Scores [n] of a micro-batch's targets, to be followed by a backward pass."""
+        return Scores(*self._policy(micro.sequences, micro.targets, temperature, entropy))
 
     @torch.no_grad()
-    def evaluate(self, input_ids: Tensor, temperature: float) -> Tensor:
-        """[b, T] log-probs without gradients."""
-        logprobs, _ = self._policy(input_ids, temperature)
+    def evaluate(self, micro: MicroBatch, temperature: float) -> Scores:
+        """The same without gradients."""
+        scores = self(micro, temperature)
         for module in self._policy.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # else the gathered copy stays, and outlives the next update
-        return logprobs
+        return scores
 
     @property
     def parameters(self) -> dict[str, DTensor]:
         """Sharded parameters by Hugging Face name, in the model's order."""
-        return {name.removeprefix("lm."): p for name, p in self._policy.named_parameters()}
+        return {name.replace(_WRAPPER, "").removeprefix("lm."): p for name, p in self._policy.named_parameters()}
 
     def shards(self) -> dict[str, Tensor]:
         """This rank's rows of each parameter: the storage itself."""
@@ -68,6 +110,15 @@ class ShardedPolicy:
             assert isinstance(self._policy, FSDPModule)
             self._policy.set_requires_gradient_sync(last)
             self._policy.set_reshard_after_backward(last)
+
+
+def _checkpointed(policy: Policy) -> list[nn.Module]:
+    """The policy's blocks, each wrapped so that gathering its parameters stays outside of what is repeated."""
+    parents = [module for module in policy.modules() if set(module.children()) & set(policy.blocks)]
+    for parent in parents:
+        for name, child in list(parent.named_children()):
+            setattr(parent, name, checkpoint_wrapper(child))
+    return [wrapped for parent in parents for wrapped in parent.children()]
 
 
 def local_shard(tensor: DTensor | nn.Parameter) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from transformers import AutoConfig
@@ -19,15 +20,18 @@ from rollout.records import FloatArray, IntArray, TrainingBatch
 from rollout.transports import Transport
 from rollout.weights import WeightLayout, WeightSlot
 from trainer import checkpoints, publish
-from trainer.batching import bucket, pad_rows, split_by_groups
+from trainer.batching import split_by_groups, whole_sequences
 from trainer.carriers import OpenGroup
 from trainer.config import OptimConfig, TrainerConfig
-from trainer.fsdp import ShardedPolicy
+from trainer.flops import Work, active_parameters, peak_flops
+from trainer.fsdp import ShardedPolicy, Sharding
+from trainer.objectives import Objective, rl_objective, sft_objective
 from trainer.optim import ShardedAdamW
-from trainer.policy import load_policy
+from trainer.policy import Policy, load_policy
+from trainer.reference import Reference
 from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
 from trainer.shelves import Shelf, make_shelf
-from trainer.updates import Objective, Trainer
+from trainer.updates import Trainer
 
 ObjectiveName = Literal["rl", "sft"]
 
@@ -43,6 +47,7 @@ class LearnerRank:
         config: TrainerConfig,
         attention: str = "auto",
         temperature: float = 1.0,
+        max_new_tokens: int = 1,
         seed: int = 0,
         publish_dtype: str = "float32",
         weight_transport: Transport = "shared_memory",
@@ -54,6 +59,10 @@ class LearnerRank:
         self._config = config
         self._attention = attention
         self._temperature = temperature
+        self._objectives: dict[ObjectiveName, Objective] = {
+            "rl": rl_objective(config.rl, max_new_tokens),
+            "sft": sft_objective(),
+        }
         self._seed = seed
         self._publish_dtype = publish_dtype
         self._weight_transport = weight_transport
@@ -62,13 +71,16 @@ class LearnerRank:
         self._device = rank_device(rank)
         self._policy: ShardedPolicy | None = None
         self._optimizer: ShardedAdamW | None = None
+        self._reference: Reference | None = None
+        self._work: Work | None = None
 
     def connect(self, master_address: str, port: int, timeout_s: float) -> None:
         """Join the other ranks and build the sharded policy from the model directory."""
         torch.manual_seed(self._seed)
         policy = load_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device)
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
-        self._policy = ShardedPolicy(policy, mesh, getattr(torch, self._config.compute_dtype))
+        self._work = _work(policy)
+        self._policy = ShardedPolicy(policy, mesh, self._sharding())
         host = own_address(master_address, port)
         self._shelf = make_shelf(
             self._weight_transport, self._rank, self._world_size, host, self._device, self._open_group
@@ -107,20 +119,35 @@ class LearnerRank:
     def step(self, batch: TrainingBatch, objective: ObjectiveName) -> dict[str, float]:
         """Train on one batch (`rl.minibatches` updates, or one for `sft`); returns metrics over all ranks.
 
-        Raises `FloatingPointError` on every rank, before the weights are touched, when loss or gradient norm is not
-        finite.
+        An update whose loss or gradient is not finite is left out on every rank: see the metric `skipped`.
         """
         began = time.perf_counter()
-        rl = self._config.rl
         # Demonstrations were not sampled at any temperature: their likelihood is the model's own.
         temperature = self._temperature if objective == "rl" else 1.0
-        trainer = Trainer(self.policy, temperature, self._config.micro_batch_tokens, self._config.max_grad_norm)
-        if objective == "rl":
-            metrics = trainer.train(split_by_groups(batch, rl.minibatches), Objective.rl(rl), self.optimizer)
-        else:
-            metrics = trainer.train([batch], Objective.sft(), self.optimizer)
+        assert self._work is not None
+        trainer = Trainer(
+            self.policy,
+            temperature,
+            self._config.micro_batch_tokens,
+            self._config.max_grad_norm,
+            self._work.linear_cost,
+            self._reference,
+        )
+        parts = split_by_groups(batch, self._config.rl.minibatches) if objective == "rl" else [batch]
+        metrics = trainer.train(parts, self._objectives[objective], self.optimizer)
         seconds = time.perf_counter() - began
-        return metrics | {"train_s": seconds}
+        return metrics | {"train_s": seconds} | self._efficiency(batch, seconds)
+
+    def _efficiency(self, batch: TrainingBatch, seconds: float) -> dict[str, float]:
+        """Speed and memory of a step of this rank's."""
+        out = {"learner_tokens_per_s": len(batch.token_ids) / seconds}
+        if self._device.type != "cuda":
+            return out | {"learner_memory_gib": psutil.Process().memory_info().rss / 2**30}
+        out["learner_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        peak = peak_flops(torch.cuda.get_device_name(self._device))
+        if peak and self._work:
+            out["mfu"] = self._work.of_batch(batch.lengths.tolist()) / seconds / (peak * self._world_size)
+        return out
 
     def layout(self) -> WeightLayout:
         """Where each full tensor lies in a weight file, in the publish dtype, and where this rank serves its copy."""
@@ -140,14 +167,9 @@ class LearnerRank:
 
     def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """[L-1] log-probs at temperature 1 of tokens 1… of each sequence."""
-        lengths = np.array([len(s) for s in sequences], np.int32)
-        longest_first = np.argsort(-lengths, kind="stable").tolist()
-        out: dict[int, FloatArray] = {}
-        for rows in bucket(lengths, longest_first, self._config.micro_batch_tokens):
-            input_ids = pad_rows([sequences[i] for i in rows], np.dtype(np.int64)).to(self._device)
-            logprobs = self.policy.evaluate(input_ids, temperature=1.0).cpu().numpy()
-            out |= {i: logprobs[row, 1 : lengths[i]].copy() for row, i in enumerate(rows)}
-        return [out[i] for i in range(len(sequences))]
+        micro = whole_sequences(sequences).to(self._device)
+        logprobs = self.policy.evaluate(micro, temperature=1.0).logprobs.cpu().numpy()
+        return np.split(logprobs, np.cumsum([len(s) - 1 for s in sequences])[:-1])
 
     def weights_hash(self) -> str:
         """sha256 over names and full tensors; the same for any number of ranks."""
@@ -169,6 +191,21 @@ class LearnerRank:
             self._shelf.close()
         leave_ranks()
 
+    def _sharding(self) -> Sharding:
+        config = self._config
+        return Sharding(
+            getattr(torch, config.compute_dtype),
+            config.reshard_after_forward,
+            config.activation_checkpointing,
+            config.cpu_offload,
+        )
+
     def _fresh_optimizer(self, optim: OptimConfig, total_steps: int) -> ShardedAdamW:
         matrices = frozenset(name for name, p in self.policy.parameters.items() if p.ndim >= 2)
         return ShardedAdamW(self.policy.shards(), matrices, optim, total_steps)
+
+
+def _work(policy: Policy) -> Work:
+    experts = sum(p.numel() for name, p in policy.named_parameters() if ".experts." in name)
+    everything = sum(p.numel() for p in policy.parameters())
+    return Work.of(policy.lm.config, active_parameters(policy.lm.config, everything, experts))

@@ -6,6 +6,7 @@ dispatching hundreds of small distributed operations.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,11 @@ from trainer.config import OptimConfig
 
 
 class ShardedAdamW:
-    """AdamW with decoupled weight decay on matrices only, over this rank's float32 shards."""
+    """AdamW with decoupled weight decay on matrices only, over this rank's float32 shards.
+
+    Raises:
+        ValueError: The 8-bit variant cannot run here.
+    """
 
     def __init__(self, shards: Mapping[str, Tensor], matrices: frozenset[str], config: OptimConfig, total: int) -> None:
         self.config = config
@@ -26,12 +31,13 @@ class ShardedAdamW:
         decayed = [t for n, t in shards.items() if n in matrices]
         plain = [t for n, t in shards.items() if n not in matrices]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.999), fused=True)
+        make = _adamw_8bit if config.name == "adamw_8bit" else _adamw
+        self._adam, self._moment = make([g for g in groups if g["params"]], config)
         for shard in self._shards:
             self._adam.state[shard] = {
                 "step": torch.zeros((), device=shard.device),
-                "exp_avg": torch.zeros_like(shard),
-                "exp_avg_sq": torch.zeros_like(shard),
+                "exp_avg": self._moment(shard, True),
+                "exp_avg_sq": self._moment(shard, False),
             }
 
     @property
@@ -42,7 +48,7 @@ class ShardedAdamW:
     def update(self, gradients: list[Tensor]) -> None:
         """One AdamW update from this rank's gradient shards, in the order of `names`."""
         for group in self._adam.param_groups:
-            group["lr"] = self.lr
+            group["lr"].fill_(self.lr)
         for shard, gradient in zip(self._shards, gradients, strict=True):
             shard.grad = gradient
         self._adam.step()
@@ -71,14 +77,37 @@ class ShardedAdamW:
             self._adam.state[shard]["step"].fill_(updates)
 
 
-def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
-    """Learning rate at `step` (from 0): linear warm-up, then constant, linear or cosine towards 0 at `total_steps`.
+def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> tuple[torch.optim.Optimizer, Any]:
+    """PyTorch's fused AdamW, and how a moment is made."""
+    adam = torch.optim.AdamW(groups, **_settings(config), fused=True)
+    return adam, lambda shard, signed: torch.zeros_like(shard)
 
-    The first warm-up step has lr / warmup_steps, not 0, which would waste a batch.
+
+def _adamw_8bit(groups: list[dict[str, Any]], config: OptimConfig) -> tuple[torch.optim.Optimizer, Any]:
+    """torchao's AdamW with block-wise quantised moments (2110.02861)."""
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(f"optim.name adamw_8bit needs torchao ({error}); install rloop[gpu] or use adamw") from error
+    adam = AdamW8bit(groups, **_settings(config))
+    return adam, adam._new_buffer
+
+
+def _settings(config: OptimConfig) -> dict[str, Any]:
+    # A tensor, so that neither optimizer takes a new rate for a new program.
+    return {"lr": torch.tensor(config.lr), "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+
+
+def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
+    """Learning rate at `step` (from 0): linear warm-up, then constant, linear or cosine towards its floor.
+
+    The first warm-up step has lr / warmup_steps, not 0, which would waste a batch. The floor, `min_lr_frac` × lr, is
+    reached at `total_steps`.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.decay == "constant":
         return config.lr
     progress = min((step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1), 1.0)
-    return config.lr * (1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress)))
+    shape = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr * (config.min_lr_frac + (1 - config.min_lr_frac) * shape)

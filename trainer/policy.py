@@ -1,60 +1,69 @@
 """The policy: a causal language model that answers with log-probs of given tokens, never with logits.
 
-The wrapper is the FSDP root, so hidden states and output head belong to one forward pass. It refuses to hold
-[tokens, vocabulary] whole: the head runs in chunks that are recomputed in the backward pass.
+The wrapper is the FSDP root, so hidden states and output head belong to one forward pass.
 """
 
-import importlib
 import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
+
+from trainer.attention import PackedSequences, choose_attention
+from trainer.logprobs import Entropy, token_logprobs
 
 logger = logging.getLogger(__name__)
 
-_LOGITS_PER_CHUNK = 1 << 25
-"""128 MiB of float32 logits at a time."""
-
 
 class Policy(nn.Module):
-    """Log-probs and entropies of a causal language model."""
+    """Log-probs and entropies of a causal language model, and with a critic the values of its states.
 
-    def __init__(self, lm: nn.Module, logits_per_chunk: int = _LOGITS_PER_CHUNK) -> None:
+    Raises:
+        ValueError: For an output head that is more than a scaled matrix.
+    """
+
+    def __init__(self, lm: PreTrainedModel, critic: bool = False) -> None:
         super().__init__()
+        if lm.get_output_embeddings().bias is not None or getattr(lm.config, "final_logit_softcapping", None):
+            raise ValueError(
+                f"the output head must be a plain matrix, {type(lm).__name__} adds a bias or caps its logits; "
+                "use another model"
+            )
         self.lm = lm
-        self._logits_per_chunk = logits_per_chunk
+        self.value_head = nn.Linear(lm.config.hidden_size, 1) if critic else None
 
-    def forward(self, input_ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """[b, T] token ids to two float32 [b, T]: log-prob of token t given those before it, and entropy (no gradient).
+    def forward(
+        self, sequences: PackedSequences, targets: Tensor, temperature: float, entropy: Entropy = "value"
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Float32 [n] log-probs, entropies and values (with a critic), see `trainer.fsdp.Scores`.
 
-        Both are of softmax(logits / temperature), the distribution that was sampled from; 0 at position 0. Rows may be
-        padded on the right: causal attention keeps padding from what precedes it.
+        Args:
+            sequences: T tokens of b sequences end to end.
+            targets: [n] positions whose tokens are asked for; never the first of a sequence.
+            temperature: As sampled: both are of softmax(logits / temperature).
+            entropy: Whether entropies carry a gradient.
         """
-        hidden = self.lm.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        context = hidden[:, :-1].flatten(0, 1)
-        targets = input_ids[:, 1:].flatten()
-        rows = max(1, self._logits_per_chunk // self.lm.config.vocab_size)
-        if len(targets) <= rows:
-            pieces = [self._head(context, targets, temperature)]
-        else:
-            pieces = [
-                checkpoint(self._head, context[i : i + rows], targets[i : i + rows], temperature, use_reentrant=False)
-                for i in range(0, len(targets), rows)
-            ]
-        logprobs, entropies = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        shape = (input_ids.shape[0], input_ids.shape[1] - 1)
-        return tuple(nn.functional.pad(x.view(shape), (1, 0)) for x in (logprobs, entropies))
+        arguments = sequences.model_arguments(self.lm.config._attn_implementation)
+        hidden = self.lm.base_model(**arguments, use_cache=False).last_hidden_state[0]
+        context = hidden.index_select(0, targets - 1)
+        scale = logit_scale(self.lm.config) / temperature
+        tokens = sequences.token_ids.index_select(0, targets)
+        logprobs, entropies = token_logprobs(context, self.lm.get_output_embeddings().weight, tokens, scale, entropy)
+        values = None if self.value_head is None else self.value_head(context).float().squeeze(-1)
+        return logprobs, entropies, values
 
-    def _head(self, context: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """[n, d] and [n] to [n] log-probs and [n] entropies, in float32."""
-        all_logprobs = (self.lm.lm_head(context).float() / temperature).log_softmax(-1)
-        with torch.no_grad():
-            entropies = -(all_logprobs.exp() * all_logprobs).sum(-1)
-        return all_logprobs.gather(-1, targets[:, None]).squeeze(-1), entropies
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, in order."""
+        names = self.lm._no_split_modules or ()
+        return [module for module in self.lm.modules() if type(module).__name__ in names]
+
+
+def logit_scale(config: object) -> float:
+    """The factor that some architectures put on their logits (Cohere multiplies, Granite divides)."""
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
 def load_policy(model_dir: Path, attention: str, compute_dtype: str, device: torch.device) -> Policy:
@@ -69,25 +78,3 @@ def load_policy(model_dir: Path, attention: str, compute_dtype: str, device: tor
         model_dir, dtype=torch.float32, attn_implementation=chosen, local_files_only=True
     )
     return Policy(lm.train())
-
-
-def choose_attention(asked: str, compute_dtype: str, device: torch.device) -> str:
-    """`flash_attention_2` or `sdpa`: what was asked for, or for `auto` the faster one that runs here."""
-    hindrance = _flash_hindrance(compute_dtype, device)
-    if asked == "flash_attention_2" and hindrance:
-        raise ValueError(f"attention flash_attention_2 cannot run here: {hindrance}; use auto or sdpa")
-    if asked == "auto":
-        return "sdpa" if hindrance else "flash_attention_2"
-    return asked
-
-
-def _flash_hindrance(compute_dtype: str, device: torch.device) -> str | None:
-    if device.type != "cuda":
-        return f"it needs a CUDA device, got {device.type}"
-    if compute_dtype == "float32":
-        return "it computes in bfloat16, got compute_dtype float32"
-    try:
-        importlib.import_module("flash_attn")
-    except ImportError as error:
-        return f"flash-attn does not import ({error}); install rloop[flash-attn]"
-    return None

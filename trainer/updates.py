@@ -1,75 +1,41 @@
 """Optimizer updates from training batches: micro-batches forward and backward, one reduction, one AdamW step.
 
-The loss is the token mean over the *global* number of loss tokens, so neither the micro-batch split nor the number of
-ranks changes it. Nothing here knows where batches come from or how weights leave.
+Every term of the loss is normalised by *global* counts, so neither the micro-batch split nor the number of ranks
+changes it. Nothing here knows where batches come from or how weights leave.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rollout.records import TrainingBatch
-from trainer.advantages import grpo_advantages
+from rollout.records import FloatArray, TrainingBatch
 from trainer.batching import MicroBatch, micro_batches
-from trainer.config import RLConfig
+from trainer.columns import Columns
 from trainer.fsdp import ShardedPolicy
-from trainer.losses import dapo_loss, nll_loss
+from trainer.logprobs import Entropy
+from trainer.losses.inputs import LossInputs
+from trainer.losses.reduction import Totals, token_weights
+from trainer.objectives import Objective
 from trainer.optim import ShardedAdamW
-
-LossFn = Callable[[Tensor, Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
-"""(logprobs [b, T], proximal [b, T], micro-batch) to loss per token [b, T] and statistics summed over the mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What a phase minimises."""
-
-    loss: LossFn
-    normalize_std: bool | None = None
-    """Whether advantages are divided by the group's deviation; None for an objective without advantages."""
-
-    @classmethod
-    def rl(cls, config: RLConfig) -> "Objective":
-        """GRPO advantages under the DAPO loss with truncated importance sampling."""
-        return cls(partial(_rl_loss, config=config), config.normalize_std)
-
-    @classmethod
-    def sft(cls) -> "Objective":
-        """Negative log-likelihood."""
-        return cls(_sft_loss)
-
-    def micro_batches(self, batch: TrainingBatch, policy: ShardedPolicy, max_tokens: int) -> list[MicroBatch]:
-        """This rank's share of `batch`, on the policy's device, advantages filled in."""
-        advantages = np.zeros(batch.num_sequences, np.float32)
-        if self.normalize_std is not None:
-            advantages = grpo_advantages(batch.rewards, batch.group_ids, self.normalize_std)
-        micros = micro_batches(batch, advantages, policy.rank, policy.world_size, max_tokens)
-        return [micro.to(policy.device) for micro in micros]
+from trainer.reference import Reference
+from trainer.sums import Sums, combine
 
 
-def _rl_loss(
-    logprobs: Tensor, proximal: Tensor, micro: MicroBatch, config: RLConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    return dapo_loss(
-        logprobs,
-        proximal,
-        micro.behaviour,
-        micro.advantages,
-        micro.loss_mask,
-        config.clip_low,
-        config.clip_high,
-        config.tis_cap,
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """One update's share of this rank, with everything that is computed before the first update of the batch."""
 
-
-def _sft_loss(logprobs: Tensor, proximal: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    return nll_loss(logprobs, micro.loss_mask), {}
+    batch: TrainingBatch
+    micros: list[MicroBatch]
+    columns: Columns
+    totals: tuple[Totals, ...]
+    """Per term of the objective."""
 
 
 @dataclass(slots=True)
@@ -79,100 +45,155 @@ class Trainer:
     policy: ShardedPolicy
     temperature: float
     max_tokens: int
-    """Tokens of a micro-batch, padding included."""
+    """Tokens of a micro-batch."""
     max_grad_norm: float
+    linear_cost: float = math.inf
+    """See `trainer.packing.plan_micro_batches`."""
+    reference: Reference | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each part of the last call of `train` took."""
 
     def train(self, parts: Sequence[TrainingBatch], objective: Objective, optimizer: ShardedAdamW) -> dict[str, float]:
         """One update per part; token-weighted means of the metrics over them.
 
         Clipping is against the policy before the first update: with one part that is the policy itself, with several
-        its log-probs are computed beforehand.
+        its log-probs are computed beforehand. An update whose loss or gradient is not finite is left out on every
+        rank: `skipped` is the share of those, and their other metrics are too.
         """
-        micros = [objective.micro_batches(part, self.policy, self.max_tokens) for part in parts]
-        proximals: list[list[Tensor] | None] = [None] * len(parts)
-        if len(parts) > 1:
-            proximals = [[self.policy.evaluate(m.input_ids, self.temperature) for m in part] for part in micros]
-        metrics = [
-            self._update(part, part_micros, proximal, objective.loss, optimizer)
-            for part, part_micros, proximal in zip(parts, micros, proximals, strict=True)
-        ]
+        self.seconds = {}
+        with self._timed("evaluate_s"):
+            several = len(parts) > 1 and objective.mix is None
+            prepared = [self._prepare(part, objective, several) for part in parts]
+        metrics = [self._update(part, objective, optimizer) for part in prepared]
         optimizer.finish_batch()
-        return _combine(metrics)
+        skipped = sum(m is None for m in metrics) / len(metrics)
+        done = [m for m in metrics if m is not None]
+        return (combine(done) if done else {}) | {"skipped": skipped} | self.seconds
 
-    def _update(
-        self,
-        batch: TrainingBatch,
-        micros: Sequence[MicroBatch],
-        proximal: Sequence[Tensor] | None,
-        loss: LossFn,
-        optimizer: ShardedAdamW,
-    ) -> dict[str, float]:
-        tokens = batch.num_loss_tokens
-        if tokens == 0:
+    def _prepare(self, batch: TrainingBatch, objective: Objective, recompute: bool) -> Prepared:
+        if not batch.num_loss_tokens:
             raise ValueError(f"a batch must have loss tokens, got none in {batch.num_sequences} sequences")
-        sums = self._accumulate(micros, proximal, loss, tokens)
-        gradients = self.policy.gradients()
-        sums.add("grad_norm", torch.stack(torch._foreach_norm(gradients)).double().square().sum())
-        totals = sums.over_ranks()
-        metrics = {name: total if name.endswith("_max") else total / tokens for name, total in totals.items()}
-        metrics["grad_norm"] = math.sqrt(totals["grad_norm"])
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(metrics[name]):
-                raise FloatingPointError(
-                    f"{name} is {metrics[name]} at batch {optimizer.steps_done} of the phase ({tokens} tokens); the "
-                    "weights were not changed: lower the learning rate or go back to the last checkpoint"
-                )
-        torch._foreach_mul_(gradients, min(1.0, self.max_grad_norm / (metrics["grad_norm"] + 1e-6)))
-        optimizer.update(gradients)
-        return metrics | {"tokens": tokens, "lr": optimizer.lr}
+        policy = self.policy
+        shares = micro_batches(batch, policy.rank, policy.world_size, self.max_tokens, self.linear_cost)
+        micros = [micro.to(policy.device) for micro in shares]
+        columns = Columns.of(batch, objective, policy.device)
+        if recompute or objective.reward_kl or "values" in objective.needs:
+            columns = columns.scored(micros, [policy.evaluate(m, self.temperature) for m in micros])
+        if "reference" in objective.needs:
+            assert self.reference is not None
+            with self.reference.in_place_of(policy.shards()):
+                columns = columns.compared(micros, [policy.evaluate(m, self.temperature) for m in micros])
+        advantages = objective.advantages(batch, *self._whole_columns(columns, objective))
+        tokens, returns = (
+            None if x is None else torch.from_numpy(x).to(policy.device)
+            for x in (advantages.tokens, advantages.returns)
+        )
+        assert tokens is not None
+        totals = tuple(term.totals(batch, objective.max_tokens) for term in objective.terms)
+        return Prepared(batch, micros, replace(columns, advantages=tokens, returns=returns), totals)
 
-    def _accumulate(
-        self, micros: Sequence[MicroBatch], proximal: Sequence[Tensor] | None, loss: LossFn, tokens: int
-    ) -> "_Sums":
-        """Forward and backward over the micro-batches; leaves the gradient of the global token mean."""
-        sums = _Sums()
+    def _whole_columns(self, columns: Columns, objective: Objective) -> tuple[FloatArray | None, FloatArray | None]:
+        """[N] values and [N] log-ratios to the reference over the tokens of all ranks, where they are needed."""
+        values = log_ratios = None
+        if columns.old_values is not None:
+            values = _over_ranks(columns.old_values)
+        if objective.reward_kl and columns.proximal is not None and columns.reference is not None:
+            log_ratios = _over_ranks(columns.proximal - columns.reference)
+        return values, log_ratios
+
+    def _update(self, part: Prepared, objective: Objective, optimizer: ShardedAdamW) -> dict[str, float] | None:
+        """One update; None when it was left out."""
+        with self._timed("forward_backward_s"):
+            sums = self._accumulate(part, objective)
+        with self._timed("optimizer_s"):
+            gradients = self.policy.gradients()
+            sums.add("grad_norm", torch.stack(torch._foreach_norm(gradients)).double().square().sum())
+            totals = sums.over_ranks()
+            if not all(math.isfinite(totals[name]) for name in ("loss", "grad_norm")):
+                return None
+            grad_norm = math.sqrt(totals["grad_norm"])
+            torch._foreach_mul_(gradients, min(1.0, self.max_grad_norm / (grad_norm + 1e-6)))
+            optimizer.update(gradients)
+        tokens = part.batch.num_loss_tokens
+        return _means(totals, tokens) | {"grad_norm": grad_norm, "tokens": tokens, "lr": optimizer.lr}
+
+    def _accumulate(self, part: Prepared, objective: Objective) -> Sums:
+        """Forward and backward over the micro-batches; leaves the gradient of the objective."""
+        sums, micros = Sums(), part.micros
+        entropy: Entropy = "gradient" if "entropy_gradient" in objective.needs else "value"
         for i, micro in enumerate(micros):
             self.policy.reduce_next(last=i == len(micros) - 1)
-            logprobs, entropies = self.policy(micro.input_ids, self.temperature)
-            old = logprobs.detach() if proximal is None else proximal[i]
-            token_losses, stats = loss(logprobs, old, micro)
-            total = token_losses.sum()
-            (total * (self.policy.world_size / tokens)).backward()  # FSDP averages over ranks; this makes it a sum
-            for name, value in {"loss": total, "entropy": (entropies * micro.loss_mask).sum(), **stats}.items():
-                sums.add(name, value)
+            scores = self.policy(micro, self.temperature, entropy)
+            inputs = part.columns.inputs(micro, scores, objective)
+            total = self._losses(part, objective, micro, inputs, sums)
+            (total * self.policy.world_size).backward()  # FSDP averages over ranks; this makes it a sum
+            sums.add("loss", total)
+            sums.add("entropy", (scores.entropies * micro.mask).sum())
+            fresh = micro.mask & part.columns.fresh[micro.index]
+            sums.add("fresh", fresh.sum())
+            difference = ((scores.logprobs.detach() - inputs.behaviour) * fresh).abs()
+            sums.add("fresh_mismatch_abs", difference.sum())
+            sums.add("fresh_mismatch_max", difference.max())
         return sums
+
+    def _losses(
+        self, part: Prepared, objective: Objective, micro: MicroBatch, inputs: LossInputs, sums: Sums
+    ) -> Tensor:
+        """This micro-batch's summand of the objective."""
+        total = torch.zeros((), device=self.policy.device)
+        for number, weighted in enumerate(objective.terms):
+            given = part.columns.for_term(number, inputs, micro)
+            losses, stats = weighted.term(given)
+            weights = token_weights(
+                weighted.term.reduction, given.mask, given.sequence_ids, given.num_sequences, part.totals[number]
+            )
+            loss = (weights * losses).sum()
+            total = total + weighted.weight * loss
+            sums.add(f"loss_{weighted.name}", loss)
+            for name, value in stats.items():
+                sums.add(name, value)
+        return total
+
+    def _timed(self, name: str) -> "_Lap":
+        return _Lap(self.seconds, name, self.policy.device)
 
 
 @dataclass(slots=True)
-class _Sums:
-    """Statistics of one rank, added up (or the largest taken, for names that end in `_max`)."""
+class _Lap:
+    """Adds the seconds of a block to a dict; waits for the GPU, else they would be booked where it is waited for."""
 
-    values: dict[str, Tensor] = field(default_factory=dict)
+    seconds: dict[str, float]
+    name: str
+    device: torch.device
+    began: float = 0.0
 
-    def add(self, name: str, value: Tensor) -> None:
-        value = value.detach().double()
-        if name in self.values:
-            value = torch.maximum(self.values[name], value) if name.endswith("_max") else self.values[name] + value
-        self.values[name] = value
+    def __enter__(self) -> None:
+        self.began = self._now()
 
-    def over_ranks(self) -> dict[str, float]:
-        """The same over all ranks, with a single collective."""
-        mine = torch.stack(list(self.values.values()))
-        ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(ranks, mine)
-        every = torch.stack(ranks)
-        sums, largest = every.sum(0).tolist(), every.amax(0).tolist()
-        return {n: largest[i] if n.endswith("_max") else sums[i] for i, n in enumerate(self.values)}
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + self._now() - self.began
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
-def _combine(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Token-weighted means over minibatches; `tokens` is their sum and `*_max` the largest."""
-    tokens = sum(part["tokens"] for part in parts)
-    combined = {}
-    for name in parts[0]:
-        values = [part[name] for part in parts]
-        if name.endswith("_max"):
-            combined[name] = max(values)
-        else:
-            combined[name] = sum(v * part["tokens"] for v, part in zip(values, parts, strict=True)) / tokens
-    return combined | {"tokens": float(tokens)}
+def _means(totals: dict[str, float], tokens: int) -> dict[str, float]:
+    """Sums over the loss tokens to means; losses are normalised already, and some names mean something else."""
+    means = {
+        name: total if name.endswith("_max") or name.startswith("loss") else total / tokens
+        for name, total in totals.items()
+    }
+    fresh = totals["fresh"]
+    means["fresh_frac"] = means.pop("fresh")
+    means["fresh_mismatch_abs"] = totals["fresh_mismatch_abs"] / fresh if fresh else 0.0
+    if square := means.pop("is_weight_square_mean", 0.0):
+        means["ess_frac"] = means["is_weight_mean"] ** 2 / square
+    return means
+
+
+def _over_ranks(column: Tensor) -> FloatArray:
+    """[N] the tokens of all ranks, of which each filled in its own."""
+    dist.all_reduce(column)
+    return np.asarray(column.cpu().numpy(), np.float32)

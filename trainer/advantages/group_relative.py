@@ -64,4 +64,4 @@ def _normalized(inputs: AdvantageInputs, degrees_lost: int) -> Advantages:
 def _group_sums(x: Float64Array, group_ids: IntArray) -> Float64Array:
     """[S] sum of x [S] over each sequence's group."""
     _, group_S = np.unique(group_ids, return_inverse=True)
-    return np.bincount(group_S, x)[group_S]
+    return np.asarray(np.bincount(group_S, x), np.float64)[group_S]

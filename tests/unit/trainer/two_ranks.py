@@ -46,10 +46,7 @@ def main(rank: int, port: int, folder: Path) -> None:
     behaviour = job["batch"].behaviour_logprobs.copy()
     behaviour[np.flatnonzero(job["batch"].loss_mask)[0]] = np.nan  # one token: only one rank computes with it
     poisoned = dataclasses.replace(job["batch"], behaviour_logprobs=behaviour)
-    try:
-        learner.step(poisoned, "rl")
-    except FloatingPointError as error:
-        report["refusal"] = str(error)
+    report["skipped"] = learner.step(poisoned, "rl")["skipped"]
     report["hash_after_refusal"] = learner.weights_hash()
     learner.save(str(folder / "checkpoint"), optimizer=True)
     layout = learner.layout()

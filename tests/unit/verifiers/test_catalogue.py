@@ -1,6 +1,7 @@
 import pytest
 
-from verifiers.catalogue import BUILT_IN, UnknownVerifier, load
+from verifiers.catalogue import BUILT_IN, load
+from verifiers.plugin import UnknownName
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -9,7 +10,7 @@ def test_built_in_verifiers_load_under_their_own_names(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UnknownVerifier, match="did you mean 'countdown'"):
+    with pytest.raises(UnknownName, match="did you mean 'countdown'"):
         load("countdwon")
 
 
@@ -25,7 +26,7 @@ def test_an_import_path_loads_an_object_or_a_class() -> None:
     ],
 )
 def test_a_wrong_import_path_says_what_is_missing(path: str, message: str) -> None:
-    with pytest.raises(UnknownVerifier, match=message):
+    with pytest.raises(UnknownName, match=message):
         load(path)
 
 

@@ -1,0 +1,181 @@
+"""Attention over packed sequences: T tokens end to end, each attending within its own sequence only.
+
+On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does, exactly: the rest of
+the model never sees padding, and inside attention sequences of similar length are padded to a common one, where
+causality keeps the padding on the right from being attended to.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from rollout.records import IntArray
+
+PACKED_SDPA = "packed_sdpa"
+_SIMILAR = 0.75
+"""Sequences share a padded block when the shortest has at least this part of the longest's length."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PaddedBlock:
+    """Sequences of similar length, as rows padded on the right."""
+
+    rows: Tensor
+    """[r·L] int64 position in the packed tokens of each cell; 0 where a cell is padding."""
+    longest: int
+    """L."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedSequences:
+    """b sequences end to end, T tokens together: the input of a forward pass."""
+
+    token_ids: Tensor
+    """[T] int64"""
+    positions: Tensor
+    """[T] int64, from 0 in each sequence."""
+    borders: Tensor
+    """[b + 1] int32 where each begins, and T."""
+    lengths: tuple[int, ...]
+    """[b]"""
+    blocks: tuple[PaddedBlock, ...]
+    """The same tokens in padded blocks."""
+    cells: Tensor
+    """[T] int64 in which cell of the blocks, laid end to end, each token is."""
+
+    @classmethod
+    def of(cls, token_ids: IntArray, lengths: Sequence[int]) -> "PackedSequences":
+        """Pack [T] tokens of sequences of the given lengths."""
+        borders = np.concatenate([[0], np.cumsum(lengths)])
+        blocks, cells = _blocks(borders, np.asarray(lengths))
+        return cls(
+            torch.from_numpy(token_ids.astype(np.int64)),
+            torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
+            torch.from_numpy(borders.astype(np.int32)),
+            tuple(map(int, lengths)),
+            blocks,
+            cells,
+        )
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "PackedSequences":
+        """The same on `device`."""
+        token_ids, positions, borders, cells = (
+            t.to(device, non_blocking=non_blocking) for t in (self.token_ids, self.positions, self.borders, self.cells)
+        )
+        blocks = tuple(PaddedBlock(b.rows.to(device, non_blocking=non_blocking), b.longest) for b in self.blocks)
+        return PackedSequences(token_ids, positions, borders, self.lengths, blocks, cells)
+
+    def model_arguments(self, attention: str) -> dict[str, Any]:
+        """What a transformers decoder is called with, [1, T] tokens, for the attention it was built with."""
+        arguments: dict[str, Any] = {"input_ids": self.token_ids[None], "position_ids": self.positions[None]}
+        if attention == PACKED_SDPA:
+            return arguments | {"packed": self}
+        longest = max(self.lengths)
+        return arguments | {
+            "cu_seq_lens_q": self.borders,
+            "cu_seq_lens_k": self.borders,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+
+
+def _blocks(borders: np.ndarray, lengths: np.ndarray) -> tuple[tuple[PaddedBlock, ...], Tensor]:
+    order = np.argsort(-lengths, kind="stable")
+    blocks, cells = [], np.empty(int(lengths.sum()), np.int64)
+    start = taken = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        end = start + int(np.count_nonzero(lengths[order[start:]] >= _SIMILAR * longest))
+        members = order[start:end]
+        columns = np.arange(longest)
+        real = columns < lengths[members, None]
+        rows = np.where(real, borders[members, None] + columns, 0)
+        cells[rows[real]] = taken + np.flatnonzero(real)
+        blocks.append(PaddedBlock(torch.from_numpy(rows.reshape(-1)), longest))
+        start, taken = end, taken + rows.size
+    return tuple(blocks), torch.from_numpy(cells)
+
+
+def packed_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packed: PackedSequences,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """[1, heads, T, d] queries (and keys, values of perhaps fewer heads) to [1, T, heads, d] outputs.
+
+    Raises:
+        NotImplementedError: For attention with capped scores or sinks, which the kernel cannot do.
+    """
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError(
+            f"packed_sdpa can neither cap scores (softcap={softcap}) nor add sinks, as {type(module).__name__} does; "
+            "train it with model.attention=flash_attention_2 on a GPU"
+        )
+    grouped = query.shape[1] != key.shape[1]
+    outputs = []
+    for block in packed.blocks:
+        q, k, v = (_padded(x, block) for x in (query, key, value))
+        mask = None
+        if sliding_window is not None and block.longest > sliding_window:
+            mask = _window(block.longest, sliding_window, query.device)
+        out = F.scaled_dot_product_attention(
+            q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, packed.cells)[None], None
+
+
+def _padded(x: Tensor, block: PaddedBlock) -> Tensor:
+    """[1, h, T, d] to [r, h, L, d]."""
+    by_token = x[0].transpose(0, 1)
+    cells = by_token.index_select(0, block.rows)
+    return cells.view(-1, block.longest, *by_token.shape[1:]).transpose(1, 2)
+
+
+def _window(length: int, window: int, device: torch.device) -> Tensor:
+    """[L, L] bool: a token attends to itself and to the `window` - 1 before it."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)  # without a mask function, so transformers makes no mask
+
+
+def choose_attention(asked: str, compute_dtype: str, device: torch.device) -> str:
+    """`flash_attention_2` or `packed_sdpa`: what was asked for, or for `auto` the faster one that runs here.
+
+    Raises:
+        ValueError: flash-attention was asked for and cannot run here.
+    """
+    hindrance = _flash_hindrance(compute_dtype, device)
+    if asked == "flash_attention_2" and hindrance:
+        raise ValueError(f"attention flash_attention_2 cannot run here: {hindrance}; use auto or sdpa")
+    return PACKED_SDPA if asked == "sdpa" or hindrance else "flash_attention_2"
+
+
+def _flash_hindrance(compute_dtype: str, device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"it needs a CUDA device, got {device.type}"
+    if compute_dtype == "float32":
+        return "it computes in bfloat16, got compute_dtype float32"
+    try:
+        importlib.import_module("flash_attn")
+    except ImportError as error:
+        return f"flash-attn does not import ({error}); install rloop[flash-attn]"
+    return None
