@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.losses.cispo import CISPOLoss
@@ -46,6 +46,7 @@ def twin(inputs: LossInputs, term: CISPOLoss, coefficient_at: np.ndarray, logpro
     return losses
 
 
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), clip_low=st.sampled_from([0.1, 1.0]))
 def test_loss_and_gradient_equal_the_twins(
     ragged: Callable[[int], LossInputs], numeric_gradient, seed: int, clip_low: float

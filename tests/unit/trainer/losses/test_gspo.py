@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.losses.gspo import GSPOLoss
@@ -41,6 +41,7 @@ def test_clipping_takes_whole_sequences(make_inputs) -> None:
     assert (inputs.logprobs.grad[3:] != 0).all()
 
 
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_sequences_of_one_token_are_ppo(ragged: Callable[[int], LossInputs], seed: int) -> None:
     inputs = ragged(seed)
@@ -68,6 +69,7 @@ def twin(inputs: LossInputs, term: GSPOLoss, logprobs: np.ndarray) -> float:
     return -float(np.mean(objectives)) if objectives else 0.0
 
 
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_loss_and_gradient_equal_the_twins(ragged: Callable[[int], LossInputs], numeric_gradient, seed: int) -> None:
     inputs, term = ragged(seed), GSPOLoss(0.1, 0.15, NONE)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.losses.importance import ImportanceSampling
@@ -90,6 +90,7 @@ def twin(inputs: LossInputs, term: PPOLoss, logprobs: np.ndarray) -> np.ndarray:
     return losses
 
 
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), dual_clip=st.sampled_from([None, 1.4]))
 def test_loss_and_gradient_equal_the_twins(
     ragged: Callable[[int], LossInputs], numeric_gradient, seed: int, dual_clip: float | None

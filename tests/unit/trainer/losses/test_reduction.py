@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.losses.options import Reduction
@@ -48,6 +48,7 @@ def twin(reduction: Reduction, sequences: list[list[tuple[float, bool]]]) -> flo
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@settings(max_examples=30, deadline=None)
 @given(sequences=sequences)
 def test_weights_give_the_reduction_of_the_twin(
     reduction: Reduction, sequences: list[list[tuple[float, bool]]]
@@ -56,6 +57,7 @@ def test_weights_give_the_reduction_of_the_twin(
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@settings(max_examples=30, deadline=None)
 @given(sequences=sequences, data=st.data())
 def test_no_split_into_micro_batches_changes_the_sum(
     reduction: Reduction, sequences: list[list[tuple[float, bool]]], data: st.DataObject

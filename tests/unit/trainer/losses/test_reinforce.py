@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.losses.importance import ImportanceSampling
@@ -26,6 +26,7 @@ def test_the_gradient_is_weighted_by_the_capped_ratio_to_the_behaviour(make_inpu
     assert inputs.logprobs.grad.tolist() == pytest.approx([-0.4, -1.0, -2.0])
 
 
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_loss_equals_the_twins(ragged: Callable[[int], LossInputs], seed: int) -> None:
     inputs = ragged(seed)

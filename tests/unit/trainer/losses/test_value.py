@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.losses.inputs import LossInputs
@@ -21,6 +21,7 @@ def twin(inputs: LossInputs, clip: float | None, values: np.ndarray) -> np.ndarr
     return losses
 
 
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), clip=st.sampled_from([None, 0.2, 1.0]))
 def test_loss_and_gradient_equal_the_twins(
     ragged: Callable[[int], LossInputs], numeric_gradient, seed: int, clip: float | None
