@@ -11,7 +11,7 @@ from trainer.advantages.inputs import AdvantageInputs
 UNIT = st.sampled_from([0.0, 0.3, 0.95, 1.0])
 
 
-def test_three_tokens_by_hand(make_inputs) -> None:
+def test_three_tokens_by_hand(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1], lengths=[3], mask=[True] * 3, values=[0.5, 0.6, 0.8])
     done = GAE(gamma=1.0, lam=0.5, whiten=False)(inputs)
     # deltas .1, .2, .2; from the end: .2, .2 + .1 = .3, .1 + .15 = .25
@@ -19,7 +19,7 @@ def test_three_tokens_by_hand(make_inputs) -> None:
     assert done.returns.tolist() == pytest.approx([0.75, 0.9, 1.0])
 
 
-def test_time_stands_still_off_the_mask(make_inputs) -> None:
+def test_time_stands_still_off_the_mask(make_inputs: Callable[..., AdvantageInputs]) -> None:
     mask = [False, True, False, False, True, True, False]
     inputs = make_inputs([1], lengths=[7], mask=mask, values=[9, 0.5, 9, 9, 0.6, 0.8, 9])
     done = GAE(gamma=1.0, lam=0.5, whiten=False)(inputs)
@@ -27,14 +27,16 @@ def test_time_stands_still_off_the_mask(make_inputs) -> None:
     assert done.returns.tolist() == pytest.approx([0, 0.75, 0, 0, 0.9, 1.0, 0])
 
 
-def test_with_both_at_1_it_is_reward_minus_value_and_returns_are_the_reward(make_inputs) -> None:
+def test_with_both_at_1_it_is_reward_minus_value_and_returns_are_the_reward(
+    make_inputs: Callable[..., AdvantageInputs],
+) -> None:
     inputs = make_inputs([1, 0], lengths=[2, 2], mask=[True] * 4, values=[0.5, 0.75, 0.25, 0.5])
     done = GAE(whiten=False)(inputs)
     assert done.tokens.tolist() == [0.5, 0.25, -0.25, -0.5]
     assert done.returns.tolist() == [1, 1, 0, 0]
 
 
-def test_whitening_changes_advantages_and_not_returns(make_inputs) -> None:
+def test_whitening_changes_advantages_and_not_returns(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1, 0], lengths=[2, 2], mask=[True] * 4, values=[0.5, 0.75, 0.25, 0.5])
     done = GAE()(inputs)
     plain = np.array([0.5, 0.25, -0.25, -0.5])

@@ -27,13 +27,17 @@ def of_sequences(fn: AdvantageFn, inputs: AdvantageInputs) -> list[float]:
         (rloo, [2 / 3, -2 / 3, -2 / 3, 2 / 3], [1.0, -1 / 3, -1 / 3, -1 / 3]),
     ],
 )
-def test_published_values(make_inputs, fn: AdvantageFn, half: list[float], quarter: list[float]) -> None:
+def test_published_values(
+    make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn, half: list[float], quarter: list[float]
+) -> None:
     assert of_sequences(fn, make_inputs([1, 0, 0, 1])) == pytest.approx(half, abs=5e-5)
     assert of_sequences(fn, make_inputs([1, 0, 0, 0])) == pytest.approx(quarter, abs=1e-4)
 
 
 @pytest.mark.parametrize("correct", range(1, 8))
-def test_the_weight_of_a_group_under_population_deviation(make_inputs, correct: int) -> None:
+def test_the_weight_of_a_group_under_population_deviation(
+    make_inputs: Callable[..., AdvantageInputs], correct: int
+) -> None:
     total = np.abs(of_sequences(grpo_population, make_inputs([1] * correct + [0] * (8 - correct)))).sum()
     assert total == pytest.approx(2 * 8 * np.sqrt(correct / 8 * (1 - correct / 8)), rel=1e-5)
     if correct in (1, 7):
@@ -41,16 +45,20 @@ def test_the_weight_of_a_group_under_population_deviation(make_inputs, correct: 
 
 
 @pytest.mark.parametrize("fn", FAMILY)
-def test_equal_rewards_and_singletons_teach_exactly_nothing(make_inputs, fn: AdvantageFn) -> None:
+def test_equal_rewards_and_singletons_teach_exactly_nothing(
+    make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn
+) -> None:
     assert of_sequences(fn, make_inputs([0.1] * 7 + [1.0], [0] * 7 + [1])) == [0.0] * 8
 
 
-def test_groups_are_found_by_id_and_not_by_position(make_inputs) -> None:
+def test_groups_are_found_by_id_and_not_by_position(make_inputs: Callable[..., AdvantageInputs]) -> None:
     mixed = of_sequences(grpo, make_inputs([1, 5, 0, 5, 0, 9, 1], [3, 8, 3, 8, 3, 1, 3]))
     assert mixed == pytest.approx([0.8660, 0, -0.8660, 0, -0.8660, 0, 0.8660], abs=5e-5)
 
 
-def test_every_loss_token_of_a_sequence_gets_its_advantage_and_no_other_token_any(make_inputs) -> None:
+def test_every_loss_token_of_a_sequence_gets_its_advantage_and_no_other_token_any(
+    make_inputs: Callable[..., AdvantageInputs],
+) -> None:
     inputs = make_inputs([1, 0], lengths=[4, 3], mask=[False, True, False, True, False, True, True])
     assert dr_grpo(inputs).tokens.tolist() == [0, 0.5, 0, 0.5, 0, -0.5, -0.5]
     assert dr_grpo(inputs).returns is None
@@ -59,7 +67,9 @@ def test_every_loss_token_of_a_sequence_gets_its_advantage_and_no_other_token_an
 @pytest.mark.parametrize("fn", FAMILY)
 @settings(max_examples=30, deadline=None)
 @given(rewards=st.lists(st.floats(-5, 5, width=16), min_size=1, max_size=8))
-def test_advantages_of_a_group_sum_to_nothing(make_inputs, fn: AdvantageFn, rewards: list[float]) -> None:
+def test_advantages_of_a_group_sum_to_nothing(
+    make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn, rewards: list[float]
+) -> None:
     assert sum(of_sequences(fn, make_inputs(rewards))) == pytest.approx(0, abs=1e-4)
 
 

@@ -11,17 +11,17 @@ from trainer.advantages.reinforce import lite_ppo, reinforce, reinforce_pp, rein
 WHITENED = (reinforce_pp, reinforce_pp_baseline)
 
 
-def test_plain_reinforce_hands_the_reward_to_every_loss_token(make_inputs) -> None:
+def test_plain_reinforce_hands_the_reward_to_every_loss_token(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1, -0.5], lengths=[3, 2], mask=[False, True, True, False, True])
     assert reinforce(inputs).tokens.tolist() == [0, 1, 1, 0, -0.5]
 
 
-def test_rewards_are_whitened_over_tokens_and_not_over_sequences(make_inputs) -> None:
+def test_rewards_are_whitened_over_tokens_and_not_over_sequences(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1, 0], lengths=[1, 3], mask=[True] * 4)
     assert reinforce_pp(inputs).tokens.tolist() == pytest.approx([3**0.5] + [-(3**-0.5)] * 3)
 
 
-def test_kl_counts_from_its_own_token_on_backwards(make_inputs) -> None:
+def test_kl_counts_from_its_own_token_on_backwards(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1], lengths=[3], mask=[True] * 3, kl=[0.0, 0.0, 0.5])
     with_later_kl = reinforce_pp(inputs).tokens
     assert with_later_kl.tolist() == [0, 0, 0]  # all three returns are 0.5
@@ -29,13 +29,13 @@ def test_kl_counts_from_its_own_token_on_backwards(make_inputs) -> None:
     assert reinforce_pp(early).tokens.tolist() == pytest.approx([-(2**0.5), 2**-0.5, 2**-0.5])
 
 
-def test_the_baseline_takes_the_difficulty_of_prompts_away(make_inputs) -> None:
+def test_the_baseline_takes_the_difficulty_of_prompts_away(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1])
     assert reinforce_pp_baseline(inputs).tokens.tolist() == [0.0] * 12
     assert np.abs(reinforce_pp(inputs).tokens[1::2]).tolist() == pytest.approx([1.0] * 6)
 
 
-def test_lite_ppo_centres_by_group_and_scales_by_batch(make_inputs) -> None:
+def test_lite_ppo_centres_by_group_and_scales_by_batch(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1, 0, 1, 1, 0, 0], [0, 0, 1, 1, 2, 2])
     deviation = 0.3**0.5
     expected = [0.5 / deviation, -0.5 / deviation, 0, 0, 0, 0]
@@ -44,12 +44,16 @@ def test_lite_ppo_centres_by_group_and_scales_by_batch(make_inputs) -> None:
 
 @pytest.mark.parametrize("fn", [reinforce_pp, reinforce_pp_baseline, lite_ppo])
 @pytest.mark.parametrize("sequences", [1, 7])
-def test_equal_rewards_teach_exactly_nothing(make_inputs, fn: AdvantageFn, sequences: int) -> None:
+def test_equal_rewards_teach_exactly_nothing(
+    make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn, sequences: int
+) -> None:
     assert fn(make_inputs([0.1] * sequences)).tokens.tolist() == [0.0] * 2 * sequences
 
 
 @pytest.mark.parametrize("fn", [reinforce, reinforce_pp, reinforce_pp_baseline, lite_ppo])
-def test_a_batch_without_loss_tokens_has_no_advantages(make_inputs, fn: AdvantageFn) -> None:
+def test_a_batch_without_loss_tokens_has_no_advantages(
+    make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn
+) -> None:
     assert fn(make_inputs([1, 0], mask=[False] * 4)).tokens.tolist() == [0.0] * 4
 
 

@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.advantages.inputs import AdvantageInputs
 from trainer.advantages.returns import discounted_sums, token_rewards
 
 
@@ -20,11 +23,11 @@ def test_discounted_sums_stay_within_their_sequence(lengths: list[int], discount
     np.testing.assert_allclose(discounted_sums(x, np.array(lengths, np.int32), discount), expected, atol=1e-12)
 
 
-def test_the_reward_comes_with_the_last_loss_token(make_inputs) -> None:
+def test_the_reward_comes_with_the_last_loss_token(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1, 5, 2], lengths=[3, 1, 2], mask=[True, True, False, False, False, True])
     assert token_rewards(inputs, inputs.rewards).tolist() == [0, 1, 2]
 
 
-def test_kl_is_taken_off_the_reward_of_its_own_token(make_inputs) -> None:
+def test_kl_is_taken_off_the_reward_of_its_own_token(make_inputs: Callable[..., AdvantageInputs]) -> None:
     inputs = make_inputs([1], lengths=[4], mask=[False, True, False, True], kl=[9, 0.25, 9, 0.5])
     assert token_rewards(inputs, inputs.rewards).tolist() == pytest.approx([-0.25, 0.5])

@@ -1,11 +1,13 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from trainer.losses.entropy import EntropyLoss
+from trainer.losses.inputs import LossInputs
 
 
-def test_descent_on_the_loss_raises_the_entropy(make_inputs) -> None:
+def test_descent_on_the_loss_raises_the_entropy(make_inputs: Callable[..., LossInputs]) -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]], requires_grad=True)
     inputs = make_inputs([-1.0, -1.0], mask=[True, False])
 

@@ -17,13 +17,13 @@ from trainer.losses.reduction import Totals, token_weights
 NONE = ImportanceSampling("none")
 
 
-def test_the_sequence_ratio_of_the_published_example(make_inputs) -> None:
+def test_the_sequence_ratio_of_the_published_example(make_inputs: Callable[..., LossInputs]) -> None:
     inputs = make_inputs([0.1, -0.1, 0.2], proximal=[0.0] * 3)
     loss, _ = GSPOLoss(0.2, 0.28, NONE)(inputs)
     assert loss.tolist() == pytest.approx([-1.0689] * 3, abs=5e-5)
 
 
-def test_each_of_l_tokens_gets_one_lth_of_the_gradient(make_inputs) -> None:
+def test_each_of_l_tokens_gets_one_lth_of_the_gradient(make_inputs: Callable[..., LossInputs]) -> None:
     inputs = make_inputs([0.1, -0.1, 0.2], proximal=[0.0] * 3)
     loss, _ = GSPOLoss(0.2, 0.28, NONE)(inputs)
     weights = token_weights("sequence_mean", inputs.mask, inputs.sequence_ids, 1, Totals(3, 1, 8))
@@ -31,7 +31,7 @@ def test_each_of_l_tokens_gets_one_lth_of_the_gradient(make_inputs) -> None:
     assert inputs.logprobs.grad.tolist() == pytest.approx([-math.exp(0.2 / 3) / 3] * 3)
 
 
-def test_clipping_takes_whole_sequences(make_inputs) -> None:
+def test_clipping_takes_whole_sequences(make_inputs: Callable[..., LossInputs]) -> None:
     inputs = make_inputs([0.1, -0.1, 0.2, 0.0, -0.0001], proximal=[0.0] * 5, sequence_ids=[0, 0, 0, 1, 1])
     loss, stats = GSPOLoss(importance=NONE)(inputs)
     loss.sum().backward()
@@ -71,7 +71,9 @@ def twin(inputs: LossInputs, term: GSPOLoss, logprobs: np.ndarray) -> float:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_loss_and_gradient_equal_the_twins(ragged: Callable[[int], LossInputs], numeric_gradient, seed: int) -> None:
+def test_loss_and_gradient_equal_the_twins(
+    ragged: Callable[[int], LossInputs], numeric_gradient: Callable[..., np.ndarray], seed: int
+) -> None:
     inputs, term = ragged(seed), GSPOLoss(0.1, 0.15, NONE)
     of_sequences = torch.linspace(-1, 1, inputs.num_sequences, dtype=torch.float64) + 0.1
     inputs = replace(inputs, advantages=of_sequences[inputs.sequence_ids])

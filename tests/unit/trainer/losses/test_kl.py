@@ -1,10 +1,12 @@
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from trainer.losses.inputs import LossInputs
 from trainer.losses.kl import KLLoss, k1, k2, k3
 from trainer.losses.options import KLEstimator
 
@@ -20,7 +22,7 @@ def gradient_of(objective: Tensor, logits: Tensor) -> list[float]:
     return torch.autograd.grad(objective, logits)[0].tolist()
 
 
-def expected_gradient(make_inputs, estimator: KLEstimator) -> list[float]:
+def expected_gradient(make_inputs: Callable[..., LossInputs], estimator: KLEstimator) -> list[float]:
     """Over one token sampled from the policy: every token of the vocabulary, weighted by its probability."""
     logits = LOGITS.clone().requires_grad_()
     policy = logits.softmax(0)
@@ -45,23 +47,23 @@ def test_k1_and_k3_are_unbiased_estimates_and_k2_is_one_near_the_reference() -> 
     assert (policy * k2((near / policy).log())).sum().item() == pytest.approx(divergence(policy, near).item(), rel=0.02)
 
 
-def test_as_a_loss_k2_has_the_gradient_of_the_divergence(make_inputs) -> None:
+def test_as_a_loss_k2_has_the_gradient_of_the_divergence(make_inputs: Callable[..., LossInputs]) -> None:
     logits = LOGITS.clone().requires_grad_()
     exact = gradient_of(divergence(logits.softmax(0), REFERENCE), logits)
     assert expected_gradient(make_inputs, "k2") == pytest.approx(exact)
 
 
-def test_as_a_loss_k3_has_the_gradient_of_the_opposite_divergence(make_inputs) -> None:
+def test_as_a_loss_k3_has_the_gradient_of_the_opposite_divergence(make_inputs: Callable[..., LossInputs]) -> None:
     logits = LOGITS.clone().requires_grad_()
     opposite = gradient_of(divergence(REFERENCE, logits.softmax(0)), logits)
     assert expected_gradient(make_inputs, "k3") == pytest.approx(opposite)
 
 
-def test_as_a_loss_k1_has_no_gradient_in_expectation(make_inputs) -> None:
+def test_as_a_loss_k1_has_no_gradient_in_expectation(make_inputs: Callable[..., LossInputs]) -> None:
     assert expected_gradient(make_inputs, "k1") == pytest.approx([0.0] * 4, abs=1e-12)
 
 
-def test_the_loss_is_the_estimator_on_the_mask_and_k3_the_statistic(make_inputs) -> None:
+def test_the_loss_is_the_estimator_on_the_mask_and_k3_the_statistic(make_inputs: Callable[..., LossInputs]) -> None:
     reference = torch.tensor([-0.9, -5.0], dtype=torch.float64)
     inputs = replace(make_inputs([-1.0, -1.0], mask=[True, False]), reference=reference)
     values: dict[KLEstimator, float] = {"k1": -0.1, "k2": 0.005, "k3": 0.005171}

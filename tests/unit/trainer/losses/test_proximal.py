@@ -1,9 +1,11 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from trainer.losses.proximal import linear_proximal, loglinear_proximal
 
@@ -17,7 +19,9 @@ def test_half_way_between_probabilities_point_2_and_point_3() -> None:
 
 
 @pytest.mark.parametrize("approximate", [loglinear_proximal, linear_proximal])
-def test_the_ends_are_exactly_the_two_policies_and_carry_no_gradient(approximate) -> None:
+def test_the_ends_are_exactly_the_two_policies_and_carry_no_gradient(
+    approximate: Callable[[Tensor, Tensor, float], Tensor],
+) -> None:
     assert approximate(POLICY, BEHAVIOUR, 1.0).tolist() == POLICY.tolist()
     assert approximate(POLICY, BEHAVIOUR, 0.0).tolist() == BEHAVIOUR.tolist()
     assert not approximate(POLICY, BEHAVIOUR, 0.3).requires_grad

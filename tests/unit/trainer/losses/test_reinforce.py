@@ -11,7 +11,7 @@ from trainer.losses.inputs import LossInputs
 from trainer.losses.reinforce import ReinforceLoss
 
 
-def test_on_policy_it_is_minus_advantage_times_log_prob(make_inputs) -> None:
+def test_on_policy_it_is_minus_advantage_times_log_prob(make_inputs: Callable[..., LossInputs]) -> None:
     inputs = make_inputs([-1.0, -2.0], advantages=[2.0, -0.5])
     loss, _ = ReinforceLoss()(inputs)
     loss.sum().backward()
@@ -19,7 +19,7 @@ def test_on_policy_it_is_minus_advantage_times_log_prob(make_inputs) -> None:
     assert inputs.logprobs.grad.tolist() == [-2.0, 0.5]
 
 
-def test_the_gradient_is_weighted_by_the_capped_ratio_to_the_behaviour(make_inputs) -> None:
+def test_the_gradient_is_weighted_by_the_capped_ratio_to_the_behaviour(make_inputs: Callable[..., LossInputs]) -> None:
     ratios = [0.4, 1.0, 2.5]
     inputs = make_inputs([-1.0] * 3, behaviour=(-1.0 - np.log(ratios)).tolist(), proximal=[-9.0] * 3)
     ReinforceLoss()(inputs)[0].sum().backward()

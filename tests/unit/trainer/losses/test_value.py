@@ -24,7 +24,7 @@ def twin(inputs: LossInputs, clip: float | None, values: np.ndarray) -> np.ndarr
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), clip=st.sampled_from([None, 0.2, 1.0]))
 def test_loss_and_gradient_equal_the_twins(
-    ragged: Callable[[int], LossInputs], numeric_gradient, seed: int, clip: float | None
+    ragged: Callable[[int], LossInputs], numeric_gradient: Callable[..., np.ndarray], seed: int, clip: float | None
 ) -> None:
     inputs = ragged(seed)
     loss, _ = ValueLoss(clip)(inputs)
@@ -37,7 +37,7 @@ def test_loss_and_gradient_equal_the_twins(
 
 @pytest.mark.parametrize(("value", "loss", "gradient", "clipped"), [(0.1, 0.405, -0.9, 0), (0.5, 0.32, 0.0, 1)])
 def test_a_value_that_moved_far_enough_towards_its_return_is_left_alone(
-    make_inputs, value: float, loss: float, gradient: float, clipped: int
+    make_inputs: Callable[..., LossInputs], value: float, loss: float, gradient: float, clipped: int
 ) -> None:
     one = {"values": value, "old_values": 0.0, "returns": 1.0}
     tensors = {name: torch.tensor([x], dtype=torch.float64, requires_grad=name == "values") for name, x in one.items()}
