@@ -173,8 +173,7 @@ class Controller:
         """Fresh optimizer on the phase's initial weights: RL weights never leak into RFT."""
         self._skipped = ""
         dataset, steps = await self._dataset(phase)
-        initial = None if phase.init_from == "scratch" else self._weights_dir(phase.init_from)
-        digest = await self._learner.begin_phase(initial, self._optim(phase), steps)
+        digest = await self._learner.begin_phase(self._initial(phase), self._optim(phase), steps)
         expected = self._manifest.weights.get(phase.init_from, digest)
         if digest != expected:
             raise NotTheStartingPolicy(
@@ -194,7 +193,8 @@ class Controller:
     async def _continue_phase(self, phase: Phase) -> None:
         """Take up a phase at its last checkpoint."""
         state = self._manifest
-        await self._learner.resume(str(self._run_dir / state.checkpoint), self._optim(phase), state.steps)
+        checkpoint = str(self._run_dir / state.checkpoint)
+        await self._learner.resume(checkpoint, self._initial(phase), self._optim(phase), state.steps)
         if phase.kind == "rl":
             await self._bring(await self._staged(state.version))
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
@@ -387,6 +387,9 @@ class Controller:
 
     def _weights_dir(self, name: str) -> str:
         return str(self._run_dir / "checkpoints" / name / "weights")
+
+    def _initial(self, phase: Phase) -> str | None:
+        return None if phase.init_from == "scratch" else self._weights_dir(phase.init_from)
 
     def _sft(self, phase: Phase) -> SFTConfig:
         return self._plan.warmup if phase.kind == "warmup" else self._plan.rft

@@ -23,6 +23,7 @@ from trainer.batching import MicroBatch
 from trainer.logprobs import Entropy
 from trainer.policy import Policy
 
+_CRITIC = "value_head."
 _WRAPPER = "_checkpoint_wrapped_module."  # what a checkpointed block puts into the names of its parameters
 
 
@@ -84,20 +85,36 @@ class ShardedPolicy:
         return scores
 
     @property
-    def parameters(self) -> dict[str, DTensor]:
-        """Sharded parameters by Hugging Face name, in the model's order."""
+    def trained(self) -> dict[str, DTensor]:
+        """Sharded parameters that are trained: those of the model by Hugging Face name, in its order, and the critic's.
+
+        The critic's are no part of the policy: they are saved to go on from, and nowhere else.
+        """
         return {name.replace(_WRAPPER, "").removeprefix("lm."): p for name, p in self._policy.named_parameters()}
 
+    @property
+    def parameters(self) -> dict[str, DTensor]:
+        """The same without the critic: what the policy is made of."""
+        return {name: p for name, p in self.trained.items() if not name.startswith(_CRITIC)}
+
     def shards(self) -> dict[str, Tensor]:
-        """This rank's rows of each parameter: the storage itself."""
-        return {name: local_shard(p) for name, p in self.parameters.items()}
+        """This rank's rows of each trained parameter: the storage itself."""
+        return {name: local_shard(p) for name, p in self.trained.items()}
+
+    def reset_critic(self) -> None:
+        """Let every state be worth 0 again."""
+        for name, shard in self.shards().items():
+            if name.startswith(_CRITIC):
+                shard.zero_()
 
     def gradients(self) -> list[Tensor]:
-        """This rank's rows of each gradient, in the same order; taken away from the parameters."""
+        """This rank's rows of each gradient, in the same order; taken away from the parameters.
+
+        What a batch does not use (the critic in supervised phases) has a gradient of 0.
+        """
         out = []
-        for parameter in self.parameters.values():
-            assert parameter.grad is not None
-            out.append(local_shard(parameter.grad))
+        for parameter in self.trained.values():
+            out.append(local_shard(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad))
             parameter.grad = None
         return out
 

@@ -77,7 +77,8 @@ class LearnerRank:
     def connect(self, master_address: str, port: int, timeout_s: float) -> None:
         """Join the other ranks and build the sharded policy from the model directory."""
         torch.manual_seed(self._seed)
-        policy = load_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device)
+        critic = self._config.rl.has_critic
+        policy = load_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device, critic)
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
         self._work = _work(policy)
         self._policy = ShardedPolicy(policy, mesh, self._sharding())
@@ -103,18 +104,29 @@ class LearnerRank:
     def begin_phase(self, weights: str | None, optim: OptimConfig, total_steps: int) -> str:
         """Load weights from a checkpoint of `save` (None keeps the current ones) and start a fresh optimizer.
 
-        `total_steps` is the number of batches the schedule spans. Returns the hash of the weights.
+        They are the phase's reference, if its loss has one. `total_steps` is the number of batches the schedule spans.
+        Returns the hash of the weights.
         """
-        if weights is not None:
-            checkpoints.load_checkpoint(Path(weights), self.policy.parameters, None)
+        self._start_from(weights)
         self._optimizer = self._fresh_optimizer(optim, total_steps)
         return self.weights_hash()
 
-    def resume(self, directory: str, optim: OptimConfig, total_steps: int) -> str:
-        """Continue a phase from a checkpoint saved with its optimizer; returns the hash of the weights."""
+    def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> str:
+        """Continue a phase, which `began_from` these weights, from a checkpoint saved with its optimizer.
+
+        Returns the hash of the weights.
+        """
+        self._start_from(began_from)
         self._optimizer = self._fresh_optimizer(optim, total_steps)
-        checkpoints.load_checkpoint(Path(directory), self.policy.parameters, self._optimizer)
+        checkpoints.load_checkpoint(Path(directory), self.policy.trained, self._optimizer)
         return self.weights_hash()
+
+    def _start_from(self, weights: str | None) -> None:
+        if weights is not None:
+            checkpoints.load_checkpoint(Path(weights), self.policy.parameters, None)
+        self.policy.reset_critic()
+        if any("reference" in objective.needs for objective in self._objectives.values()):
+            self._reference = Reference(self.policy.shards())
 
     def step(self, batch: TrainingBatch, objective: ObjectiveName) -> dict[str, float]:
         """Train on one batch (`rl.minibatches` updates, or one for `sft`); returns metrics over all ranks.
@@ -177,7 +189,8 @@ class LearnerRank:
 
     def save(self, directory: str, optimizer: bool) -> None:
         """Write a sharded checkpoint, with optimizer, schedule position and random state when asked."""
-        checkpoints.save_checkpoint(Path(directory), self.policy.parameters, self.optimizer if optimizer else None)
+        tensors = self.policy.trained if optimizer else self.policy.parameters
+        checkpoints.save_checkpoint(Path(directory), tensors, self.optimizer if optimizer else None)
 
     def export(self, directory: str) -> None:
         """Write a Hugging Face model directory in the dtype of the model that training began with."""
@@ -201,7 +214,7 @@ class LearnerRank:
         )
 
     def _fresh_optimizer(self, optim: OptimConfig, total_steps: int) -> ShardedAdamW:
-        matrices = frozenset(name for name, p in self.policy.parameters.items() if p.ndim >= 2)
+        matrices = frozenset(name for name, p in self.policy.trained.items() if p.ndim >= 2)
         return ShardedAdamW(self.policy.shards(), matrices, optim, total_steps)
 
 

@@ -66,7 +66,9 @@ def logit_scale(config: object) -> float:
     return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
-def load_policy(model_dir: Path, attention: str, compute_dtype: str, device: torch.device) -> Policy:
+def load_policy(
+    model_dir: Path, attention: str, compute_dtype: str, device: torch.device, critic: bool = False
+) -> Policy:
     """The policy of a Hugging Face model directory, with float32 master weights on the CPU (sharding moves them).
 
     Raises `ValueError` when the attention asked for cannot run here.
@@ -77,4 +79,4 @@ def load_policy(model_dir: Path, attention: str, compute_dtype: str, device: tor
     lm = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=torch.float32, attn_implementation=chosen, local_files_only=True
     )
-    return Policy(lm.train())
+    return Policy(lm.train(), critic)

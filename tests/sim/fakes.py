@@ -113,7 +113,7 @@ class FakeLearner:
             await self._load(weights)
         return await self.weights_hash()
 
-    async def resume(self, directory: str, optim: object, total_steps: int) -> str:
+    async def resume(self, directory: str, began_from: str | None, optim: object, total_steps: int) -> str:
         await self._load(directory)
         return await self.weights_hash()
 

@@ -11,7 +11,7 @@ from trainer.advantages.whitening import whiten
 
 @dataclass(frozen=True, slots=True)
 class GAE:
-    """A_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V_{t+1} - V_t (1506.02438, eqs. 10 and 16).
+    """A_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V_{t+1} - V_t (1506.02438, eq. 16).
 
     Time is counted in loss tokens: what tools wrote in between takes no time. The reward comes with the last loss
     token, after which V = 0.

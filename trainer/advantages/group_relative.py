@@ -34,7 +34,7 @@ def dr_grpo(inputs: AdvantageInputs) -> Advantages:
 
 
 def rloo(inputs: AdvantageInputs) -> Advantages:
-    """R - mean of the *other* rewards of the group (2402.14740, eq. 6), which is G / (G - 1) × Dr.GRPO's."""
+    """R - mean of the *other* rewards of the group (2402.14740), which is G / (G - 1) × Dr.GRPO's."""
     sizes_S = _group_sums(np.ones(len(inputs.rewards)), inputs.group_ids)
     centred_S = centre_by_group(inputs.rewards, inputs.group_ids)
     return Advantages.of_sequences(centred_S * sizes_S / np.maximum(sizes_S - 1, 1), inputs)
@@ -64,4 +64,4 @@ def _normalized(inputs: AdvantageInputs, degrees_lost: int) -> Advantages:
 def _group_sums(x: Float64Array, group_ids: IntArray) -> Float64Array:
     """[S] sum of x [S] over each sequence's group."""
     _, group_S = np.unique(group_ids, return_inverse=True)
-    return np.asarray(np.bincount(group_S, x), np.float64)[group_S]
+    return np.bincount(group_S, x)[group_S].astype(np.float64)

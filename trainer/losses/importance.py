@@ -4,6 +4,7 @@ Engine and learner never agree exactly, and rollouts may be some versions old. T
 bounded, because the variance of an unbounded one grows without limit.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from trainer.losses.kl import k3
 from trainer.losses.options import ImportanceMode
-from trainer.losses.ratios import bounded, log_ratio
+from trainer.losses.ratios import bounded
 from trainer.losses.sequences import sequence_mean, sequence_sum
 
 
@@ -32,6 +33,9 @@ class ImportanceSampling:
 
 TOKEN_TIS = ImportanceSampling()
 
+_CAPPING = ("tis", "sequence_tis")
+_MASKING = ("icepop", "sequence_mask", "geometric_mask")
+
 
 def importance_weights(
     policy: Tensor,
@@ -44,25 +48,22 @@ def importance_weights(
     """[T] weights for exp(policy - behaviour), without gradient and 0 off the mask, and their statistics.
 
     `policy` and `behaviour` are log-probs [T] without NaN. TIS caps (the truncated importance sampling of Ionides
-    2008); IcePop masks (Ling Team 2510.18855, the function M(k; α, β)); sequence ratios are products over the masked
-    tokens. Dropped tokens stay in the denominator of the loss, so dropping never makes the rest of a batch weigh more.
+    2008); IcePop masks (Ling Team 2510.18855). The weight is always the ratio that is bounded, over the loss tokens
+    of a sequence where the mode is one of sequences. Dropped tokens stay in the denominator of the loss, so dropping
+    never makes the rest of a batch weigh more.
 
     The effective sample size as a part of the tokens, (Σw)² / (n Σw²), is is_weight_mean² / is_weight_square_mean
     of the totals. `mismatch_kl` is k3 and estimates KL(behaviour ‖ policy); the mismatch does not depend on the mode.
     """
-    log_ratios = log_ratio(policy.detach(), behaviour, mask)
-    ratios = _judged(log_ratios, mask, sequence_ids, num_sequences, sampling.mode).exp()
-    if sampling.mode in ("tis", "sequence_tis"):
-        clipped, dropped = ratios > sampling.cap, torch.zeros_like(mask)
-    elif sampling.mode == "none":
-        clipped = dropped = torch.zeros_like(mask)
-    else:
-        clipped, dropped = torch.zeros_like(mask), (ratios > sampling.cap) | (ratios < sampling.floor)
-    if sampling.veto > 0:
-        below = (log_ratios.exp() < sampling.veto).to(ratios.dtype)
-        dropped = dropped | (sequence_sum(below, mask, sequence_ids, num_sequences) > 0)[sequence_ids]
-    weights = ratios.where(~clipped, sampling.cap).masked_fill(dropped | ~mask, 0.0)
     mismatch = (policy.detach() - behaviour).masked_fill(~mask, 0.0)
+    ratios = _judged(bounded(mismatch), mask, sequence_ids, num_sequences, sampling.mode).exp()
+    above, below = ratios > sampling.cap, ratios < sampling.floor
+    clipped = above & (sampling.mode in _CAPPING)
+    dropped = (above | below) & (sampling.mode in _MASKING)
+    if sampling.veto > 0:
+        vetoes = (mismatch < math.log(sampling.veto)).to(ratios.dtype)
+        dropped = dropped | (sequence_sum(vetoes, mask, sequence_ids, num_sequences) > 0)[sequence_ids]
+    weights = ratios.where(~clipped, sampling.cap).masked_fill(dropped | ~mask, 0.0)
     return weights, {
         "is_weight_mean": weights.sum(),
         "is_weight_square_mean": weights.square().sum(),

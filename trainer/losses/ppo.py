@@ -25,7 +25,7 @@ class PPOLoss:
     clip_high: float = 0.28
     """The ratio is clipped above 1 + clip_high."""
     dual_clip: float | None = None
-    """Bound, above 1, of the ratio where the advantage is negative (1912.09729, eq. 5); None for no bound."""
+    """Bound, above 1, of the ratio where the advantage is negative (1912.09729); None for no bound."""
     importance: ImportanceSampling = TOKEN_TIS
     """How w is bounded."""
     reduction: Reduction = "token_mean"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def loglinear_proximal(logprobs: Tensor, behaviour: Tensor, alpha: float) -> Tensor:
-    """[T] α·log π_θ + (1 - α)·log π_b: the geometric mean of the probabilities (A-3PO 2512.06547)."""
+    """[T] α·log π_θ + (1 - α)·log π_b: the geometric mean of the probabilities (AReaL's approximation)."""
     return torch.lerp(behaviour, logprobs.detach(), alpha)
 
 

@@ -12,7 +12,7 @@ from trainer.losses.options import Need, Reduction
 
 @dataclass(frozen=True, slots=True)
 class ReinforceLoss:
-    """-w · A · log π_θ, w the bounded weight of π_θ / π_behaviour without gradient (RLOO 2402.14740, eq. 4, w = 1).
+    """-w · A · log π_θ, w the bounded weight of π_θ / π_behaviour without gradient (w = 1 in Williams 1992).
 
     The proximal policy plays no part: with one update per batch it would be π_θ itself.
     """

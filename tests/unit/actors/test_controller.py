@@ -35,7 +35,7 @@ class FakeLearner:
         self.log.append(f"begin {self.weights}")
         return self.weights
 
-    async def resume(self, directory: str, optim: OptimConfig, total_steps: int) -> str:
+    async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> str:
         self.weights = (Path(directory) / "weights").read_text()
         self.log.append(f"resume {self.weights}")
         return self.weights

@@ -109,7 +109,7 @@ def test_one_and_two_ranks_agree_on_hash_probe_metrics_and_gradient(
         for name in metrics.keys() - OF_THE_MACHINE:
             assert report["metrics"][name] == pytest.approx(metrics[name], rel=1e-5, abs=1e-6), name
     # a checkpoint of two ranks, optimizer included, on one
-    assert learner.resume(str(folder / "checkpoint"), OPTIM, 10) == reports[0]["hash"]
+    assert learner.resume(str(folder / "checkpoint"), None, OPTIM, 10) == reports[0]["hash"]
     assert (learner.optimizer.steps_done, learner.optimizer.updates) == (2, 1)  # the second batch was left out
     for name, moment in gradients_after(learner).items():
         torch.testing.assert_close(moment, moments[name], atol=1e-7, rtol=1e-4)
@@ -243,7 +243,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     straight = [learner.step(batch, "rl")["lr"] for batch in batches[2:]]
     end = learner.weights_hash()
     other = one_rank()
-    other.resume(str(tmp_path / "middle"), schedule, 4)
+    other.resume(str(tmp_path / "middle"), None, schedule, 4)
     assert [other.step(batch, "rl")["lr"] for batch in batches[2:]] == straight
     assert other.weights_hash() == end
 
