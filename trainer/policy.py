@@ -51,7 +51,7 @@ class Policy(nn.Module):
         scale = logit_scale(self.lm.config) / temperature
         tokens = sequences.token_ids.index_select(0, targets)
         logprobs, entropies = token_logprobs(context, self.lm.get_output_embeddings().weight, tokens, scale, entropy)
-        values = None if self.value_head is None else self.value_head(context).float().squeeze(-1)
+        values = None if self.value_head is None else self.value_head(context).float().sum(-1)
         return logprobs, entropies, values
 
     @property

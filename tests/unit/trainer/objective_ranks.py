@@ -1,0 +1,67 @@
+"""One rank that makes one step per objective, run as a process by test_objectives.py.
+
+Usage: python objective_ranks.py RANK WORLD_SIZE PORT FOLDER, with `job.pickle` in FOLDER. Rank 0 writes
+`ranks-WORLD_SIZE.pickle`: per objective its metrics, and the gradient of every tensor.
+"""
+
+import ctypes
+import pickle
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rollout.records import TrainingBatch
+from trainer.batching import split_by_groups
+from trainer.config import OptimConfig
+from trainer.fsdp import ShardedPolicy, Sharding
+from trainer.objectives import Objective
+from trainer.optim import ShardedAdamW
+from trainer.policy import load_policy
+from trainer.reference import Reference
+from trainer.rendezvous import join_ranks, leave_ranks
+from trainer.updates import Trainer
+
+CPU = torch.device("cpu")
+
+
+def one_step(
+    model_dir: Path, mesh: Any, batch: TrainingBatch, objective: Objective, minibatches: int, max_tokens: int
+) -> dict[str, Any]:
+    """Metrics of a step, and of its last update the gradients (clipped to 1) by name."""
+    torch.manual_seed(0)  # the critic's head is random here, so that its values differ
+    policy = ShardedPolicy(
+        load_policy(model_dir, "auto", "float32", CPU, "values" in objective.needs), mesh, Sharding()
+    )
+    reference = Reference({name: shard * 1.02 for name, shard in policy.shards().items()})
+    optim = OptimConfig(lr=1e-4, beta1=0.0)  # the first moment is the gradient
+    optimizer = ShardedAdamW(policy.shards(), frozenset(), optim, 1)
+    trainer = Trainer(policy, 0.8, max_tokens, 1.0, 100.0, reference)
+    metrics = trainer.train(split_by_groups(batch, minibatches), objective, optimizer)
+    gradients = {}
+    for name, moments in optimizer.moments().items():
+        policy.shards()[name].copy_(moments["exp_avg"])
+        gradients[name] = policy.trained[name].full_tensor().detach().numpy().copy()
+    return {"metrics": metrics, "gradients": gradients}
+
+
+def main(rank: int, world_size: int, port: int, folder: Path) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the test
+    torch.set_num_threads(1)
+    job: dict[str, Any] = pickle.loads((folder / "job.pickle").read_bytes())
+    mesh = join_ranks(rank, world_size, "127.0.0.1", port, 120, CPU)
+    report = {
+        name: one_step(job["model_dir"], mesh, batch, objective, minibatches, job["max_tokens"])
+        for name, (batch, objective, minibatches) in job["cases"].items()
+    }
+    if rank == 0:
+        (folder / f"ranks-{world_size}.pickle").write_bytes(pickle.dumps(report))
+    dist.barrier()
+    leave_ranks()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
