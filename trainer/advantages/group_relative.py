@@ -42,16 +42,10 @@ def rloo(inputs: AdvantageInputs) -> Advantages:
 
 def centre_by_group(rewards: FloatArray, group_ids: IntArray) -> Float64Array:
     """[S] reward minus the mean of its group; exactly 0 where all rewards of a group are equal."""
+    # Single-precision rewards add up without rounding in double precision, and n equal ones divide by n without.
     rewards_S = rewards.astype(np.float64)
-    _, group_S = np.unique(group_ids, return_inverse=True)
-    groups = group_S.max(initial=-1) + 1
-    highest_G, lowest_G = np.full(groups, -np.inf), np.full(groups, np.inf)
-    np.maximum.at(highest_G, group_S, rewards_S)
-    np.minimum.at(lowest_G, group_S, rewards_S)
     sizes_S = _group_sums(np.ones(len(rewards_S)), group_ids)
-    centred_S = rewards_S - _group_sums(rewards_S, group_ids) / sizes_S
-    centred_S[(highest_G == lowest_G)[group_S]] = 0.0  # without the rounding error of the mean
-    return centred_S
+    return rewards_S - _group_sums(rewards_S, group_ids) / sizes_S
 
 
 def _normalized(inputs: AdvantageInputs, degrees_lost: int) -> Advantages:
