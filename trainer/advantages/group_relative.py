@@ -20,12 +20,16 @@ def grpo(inputs: AdvantageInputs) -> Advantages:
     GRPO with outcome supervision (2402.03300, section 4.1.2), which leaves the convention open. Rewards [1, 0, 0, 1]
     give ±0.8660.
     """
-    return _normalized(inputs, degrees_lost=1)
+    centred_S = centre_by_group(inputs.rewards, inputs.group_ids)
+    variances_S = _group_means(centred_S**2, inputs.group_ids) * _leave_one_out(inputs.group_ids)
+    return Advantages.of_sequences(centred_S / (np.sqrt(variances_S) + _EPSILON), inputs)
 
 
 def grpo_population(inputs: AdvantageInputs) -> Advantages:
     """(R - mean) / (std + 1e-6) with the *population* standard deviation (n). Rewards [1, 0, 0, 1] give ±1."""
-    return _normalized(inputs, degrees_lost=0)
+    centred_S = centre_by_group(inputs.rewards, inputs.group_ids)
+    variances_S = _group_means(centred_S**2, inputs.group_ids)
+    return Advantages.of_sequences(centred_S / (np.sqrt(variances_S) + _EPSILON), inputs)
 
 
 def dr_grpo(inputs: AdvantageInputs) -> Advantages:
@@ -35,33 +39,22 @@ def dr_grpo(inputs: AdvantageInputs) -> Advantages:
 
 def rloo(inputs: AdvantageInputs) -> Advantages:
     """R - mean of the *other* rewards of the group (2402.14740), which is G / (G - 1) × Dr.GRPO's."""
-    sizes_S = _group_sums(np.ones(len(inputs.rewards)), inputs.group_ids)
     centred_S = centre_by_group(inputs.rewards, inputs.group_ids)
-    return Advantages.of_sequences(centred_S * sizes_S / np.maximum(sizes_S - 1, 1), inputs)
+    return Advantages.of_sequences(centred_S * _leave_one_out(inputs.group_ids), inputs)
 
 
 def centre_by_group(rewards: FloatArray, group_ids: IntArray) -> Float64Array:
     """[S] reward minus the mean of its group; exactly 0 where all rewards of a group are equal."""
-    rewards_S = rewards.astype(np.float64)
-    _, group_S = np.unique(group_ids, return_inverse=True)
-    groups = group_S.max(initial=-1) + 1
-    highest_G, lowest_G = np.full(groups, -np.inf), np.full(groups, np.inf)
-    np.maximum.at(highest_G, group_S, rewards_S)
-    np.minimum.at(lowest_G, group_S, rewards_S)
-    sizes_S = _group_sums(np.ones(len(rewards_S)), group_ids)
-    centred_S = rewards_S - _group_sums(rewards_S, group_ids) / sizes_S
-    centred_S[(highest_G == lowest_G)[group_S]] = 0.0  # without the rounding error of the mean
-    return centred_S
+    return rewards - _group_means(rewards, group_ids)  # the double-precision mean of equal single ones is exact
 
 
-def _normalized(inputs: AdvantageInputs, degrees_lost: int) -> Advantages:
-    centred_S = centre_by_group(inputs.rewards, inputs.group_ids)
-    sizes_S = _group_sums(np.ones(len(centred_S)), inputs.group_ids)
-    variances_S = _group_sums(centred_S**2, inputs.group_ids) / np.maximum(sizes_S - degrees_lost, 1)
-    return Advantages.of_sequences(centred_S / (np.sqrt(variances_S) + _EPSILON), inputs)
+def _group_means(x: FloatArray | Float64Array, group_ids: IntArray) -> Float64Array:
+    """[S] mean of x [S] over each sequence's group."""
+    _, group_S, sizes_G = np.unique(group_ids, return_inverse=True, return_counts=True)
+    return (np.bincount(group_S, x) / sizes_G)[group_S]
 
 
-def _group_sums(x: Float64Array, group_ids: IntArray) -> Float64Array:
-    """[S] sum of x [S] over each sequence's group."""
-    _, group_S = np.unique(group_ids, return_inverse=True)
-    return np.bincount(group_S, x)[group_S].astype(np.float64)
+def _leave_one_out(group_ids: IntArray) -> Float64Array:
+    """[S] n / (n - 1) for each sequence's group of n; 1 for a singleton."""
+    _, group_S, sizes_G = np.unique(group_ids, return_inverse=True, return_counts=True)
+    return (sizes_G / np.maximum(sizes_G - 1, 1))[group_S]

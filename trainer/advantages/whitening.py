@@ -7,7 +7,7 @@ _EPSILON = 1e-8
 
 
 def whiten(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[M] (x - mean) / (std + 1e-8), population standard deviation; exactly 0 where all values are equal."""
-    if x.min(initial=np.inf) >= x.max(initial=-np.inf):
-        return np.zeros_like(x)
+    """[M] (x - mean) / (std + 1e-8), population standard deviation; 0 where all values are equal."""
+    if not len(x):
+        return x
     return (x - x.mean()) / (x.std() + _EPSILON)

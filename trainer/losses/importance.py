@@ -62,7 +62,7 @@ def importance_weights(
     dropped = (above | below) & (sampling.mode in _MASKING)
     if sampling.veto > 0:
         vetoes = (mismatch < math.log(sampling.veto)).to(ratios.dtype)
-        dropped = dropped | (sequence_sum(vetoes, mask, sequence_ids, num_sequences) > 0)[sequence_ids]
+        dropped = dropped | (sequence_sum(vetoes, sequence_ids, num_sequences) > 0)[sequence_ids]
     weights = ratios.where(~clipped, sampling.cap).masked_fill(dropped | ~mask, 0.0)
     return weights, {
         "is_weight_mean": weights.sum(),
@@ -83,6 +83,6 @@ def _judged(log_ratios: Tensor, mask: Tensor, sequence_ids: Tensor, num_sequence
         case "tis" | "icepop":
             return log_ratios
         case "sequence_tis" | "sequence_mask":
-            return bounded(sequence_sum(log_ratios, mask, sequence_ids, num_sequences))[sequence_ids]
+            return bounded(sequence_sum(log_ratios, sequence_ids, num_sequences))[sequence_ids]
         case "geometric_mask":
             return sequence_mean(log_ratios, mask, sequence_ids, num_sequences)[sequence_ids]

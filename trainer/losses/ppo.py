@@ -42,12 +42,12 @@ class PPOLoss:
             self.importance,
         )
         ratio = log_ratio(inputs.logprobs, inputs.proximal, inputs.mask).exp()
-        advantages = inputs.advantages * inputs.mask
-        loss, clipped = clipped_surrogate(ratio, advantages, self.clip_low, self.clip_high)
+        loss, clipped = clipped_surrogate(ratio, inputs.advantages, self.clip_low, self.clip_high)
         stats["clip_frac"] = clipped.sum()
         if self.dual_clip is not None:
-            stats["dual_clip_frac"] = ((ratio > self.dual_clip) & (advantages < 0)).sum()
-            loss = loss.minimum((-self.dual_clip * advantages).where(advantages < 0, loss))
+            bad = inputs.advantages < 0
+            stats["dual_clip_frac"] = ((ratio > self.dual_clip) & bad).sum()
+            loss = loss.minimum((-self.dual_clip * inputs.advantages).where(bad, loss))
         return weights * loss, stats
 
 

@@ -44,7 +44,7 @@ def token_weights(
         case "token_mean":
             return weights / tokens
         case "sequence_mean":
-            lengths = sequence_sum(weights, mask, sequence_ids, num_sequences)
+            lengths = sequence_sum(weights, sequence_ids, num_sequences)
             return weights / (sequences * lengths.clamp(min=1.0)[sequence_ids])
         case "sequence_sum":
             return weights / sequences

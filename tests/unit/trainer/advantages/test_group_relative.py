@@ -45,10 +45,12 @@ def test_the_weight_of_a_group_under_population_deviation(
 
 
 @pytest.mark.parametrize("fn", FAMILY)
+@settings(max_examples=30, deadline=None)
+@given(reward=st.floats(-1e6, 1e6, width=32), size=st.integers(1, 50))
 def test_equal_rewards_and_singletons_teach_exactly_nothing(
-    make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn
+    make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn, reward: float, size: int
 ) -> None:
-    assert of_sequences(fn, make_inputs([0.1] * 7 + [1.0], [0] * 7 + [1])) == [0.0] * 8
+    assert of_sequences(fn, make_inputs([reward] * size + [1.0], [0] * size + [1])) == [0.0] * (size + 1)
 
 
 def test_groups_are_found_by_id_and_not_by_position(make_inputs: Callable[..., AdvantageInputs]) -> None:

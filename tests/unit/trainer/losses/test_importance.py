@@ -49,11 +49,11 @@ def test_icepop_drops_what_lies_outside_and_leaves_the_rest() -> None:
 
 
 def test_without_correction_every_weight_is_1_and_the_mismatch_is_still_told() -> None:
-    weights, stats = weigh([0.5, 4.0], ImportanceSampling("none"))
+    weights, stats = weigh([0.125, 4.0], ImportanceSampling("none"))
     assert weights == [1.0, 1.0]
-    assert stats["mismatch_max"] == pytest.approx(math.log(4))
-    assert stats["mismatch_abs"] == pytest.approx(math.log(2) + math.log(4))
-    assert stats["mismatch_kl"] == pytest.approx((0.5 - 1 + math.log(2)) + (4 - 1 - math.log(4)))
+    assert stats["mismatch_max"] == pytest.approx(math.log(8))
+    assert stats["mismatch_abs"] == pytest.approx(math.log(8) + math.log(4))
+    assert stats["mismatch_kl"] == pytest.approx((0.125 - 1 + math.log(8)) + (4 - 1 - math.log(4)))
 
 
 def test_a_sequence_weighs_the_product_of_its_tokens_capped() -> None:
@@ -77,6 +77,11 @@ def test_one_token_below_the_veto_drops_its_sequence_in_every_mode(mode: Importa
     assert stats["is_masked_frac"] == 2
 
 
+def test_a_dropped_token_is_not_counted_as_clipped_too() -> None:
+    _, stats = weigh([5.0, 1e-4, 5.0], ImportanceSampling("tis", veto=1e-3), [0, 0, 1])
+    assert (stats["is_clipped_frac"], stats["is_masked_frac"]) == (1, 2)
+
+
 def test_a_veto_looks_at_loss_tokens_only() -> None:
     assert weigh([1.0, 1e-9], ImportanceSampling("tis", veto=1e-3), mask=[True, False])[0] == [1.0, 0.0]
 
@@ -89,12 +94,12 @@ def test_the_effective_sample_size_follows_from_the_totals() -> None:
 
 
 def test_weights_have_no_gradient_and_stay_finite() -> None:
-    policy = torch.tensor([0.0, -300.0, -1.0], requires_grad=True)
-    behaviour = torch.tensor([-300.0, 0.0, -1.0])
+    policy = torch.tensor([-300.0] * 6 + [0.0] * 6, requires_grad=True)
+    behaviour = torch.tensor([0.0] * 6 + [-300.0] * 6)
+    mask, ids = torch.ones(12, dtype=torch.bool), torch.tensor([0] * 6 + [1] * 6)
     for mode in MODES:
         sampling = ImportanceSampling(mode, cap=1e30)
-        mask, ids = torch.ones(3, dtype=torch.bool), torch.arange(3)
-        weights, stats = importance_weights(policy, behaviour, mask, ids, 3, sampling)
+        weights, stats = importance_weights(policy, behaviour, mask, ids, 2, sampling)
         assert not weights.requires_grad
         assert all(torch.isfinite(x).all() for x in (weights, *stats.values()))
 
