@@ -137,6 +137,8 @@ def make(run_dir: Path, *, iterations: int = 2, warmup: bool = False, experts: i
         seed=0,
         stall_s=0.05,
         checkpoint_every_s=1e9,
+        keep_checkpoints=2,
+        save_timeout_s=5.0,
         config_digest="d",
         overlap_sync=overlap,
     )
