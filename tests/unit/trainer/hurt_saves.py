@@ -24,7 +24,7 @@ from trainer.directories import NotWritten
 from trainer.learner import LearnerRank
 from trainer.rendezvous import free_port
 
-KILLS = 10
+KILLS = 8
 OPTIM = OptimConfig()
 
 
@@ -50,7 +50,7 @@ def killed(model_dir: Path, folder: Path) -> dict[str, Any]:
     draw = random.Random(0)
     wanted: dict[Path, str] = {}
     for trial in range(KILLS):
-        hashes = kill_once(model_dir, folder / str(trial), 0.25 * draw.random())
+        hashes = kill_once(model_dir, folder / str(trial), 3 * draw.random())
         wanted |= {folder / str(trial) / name: digest for name, digest in hashes.items()}
     learner, found = make(model_dir), [path for path in wanted if path.exists()]
     differ = []
@@ -64,8 +64,8 @@ def killed(model_dir: Path, folder: Path) -> dict[str, Any]:
     return {"first": first, "found": len(found), "drafts": drafts, "differ": differ}
 
 
-def kill_once(model_dir: Path, folder: Path, after_s: float) -> dict[str, str]:
-    """What the victim wanted to save, by name. It is killed `after_s` after its first save was durable."""
+def kill_once(model_dir: Path, folder: Path, after: float) -> dict[str, str]:
+    """What the victim wanted to save, by name. After its first save it lives `after` times as long as that took."""
     read, write = os.pipe()
     victim = os.fork()  # torch and transformers are imported once for all of them
     if victim == 0:
@@ -74,8 +74,10 @@ def kill_once(model_dir: Path, folder: Path, after_s: float) -> dict[str, str]:
         save_for_ever(model_dir, folder, os.fdopen(write, "w", buffering=1))
     os.close(write)
     with os.fdopen(read) as told:
-        lines = [told.readline(), told.readline()]  # of the first save, then that it is durable
-        time.sleep(after_s)
+        lines = [told.readline()]
+        began = time.monotonic()
+        lines.append(told.readline())  # the first save is durable
+        time.sleep(after * (time.monotonic() - began))
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
         lines += told.readlines()

@@ -12,7 +12,7 @@ import pytest
 
 def hurt(how: str, model_dir: Path, folder: Path) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).with_name("hurt_saves.py")), how, str(model_dir), str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=250)
     if run.returncode == 77:
         pytest.skip("this user may not mount a tmpfs")
     assert run.returncode == 0, run.stderr
@@ -23,7 +23,7 @@ def hurt(how: str, model_dir: Path, folder: Path) -> dict[str, Any]:
 def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints_and_drafts(model_dir: Path, tmp_path: Path) -> None:
     report = hurt("killed", model_dir, tmp_path)
     assert report["differ"] == []
-    assert report["first"] == 10  # the one before, of every kill
+    assert report["first"] == 8  # the one before, of every kill
     assert report["drafts"] > 0  # some were killed in the middle
 
 
