@@ -40,7 +40,9 @@ class ActorsConfig(BaseModel):
         120.0, gt=0, description="Seconds a leased group may take before it is leased again."
     )
     checkpoint_every_s: float = Field(
-        30.0, gt=0, description="Seconds of training a crash may cost; phases always end with a checkpoint."
+        30.0,
+        gt=0,
+        description="Seconds of training a crash may cost, beside the writing of a checkpoint; phases end with one.",
     )
     overlap_sync: bool = Field(
         True, description="Begin the next training step while the engines still take the weights of the last."

@@ -14,25 +14,24 @@ no *trained* record says, did not happen.
 
 import asyncio
 import logging
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from actors.manifest import Manifest
 from actors.plan import Plan
 from actors.progress import Progress, still_to_come
 from actors.protocols import Broadcaster, Buffer, Learner
 from actors.records import EvalRow, RunStatus
+from actors.step_checkpoints import StepCheckpoints
 from actors.waiting import unless, unless_failed, while_progressing
 from rollout.evaluation import summarize
 from rollout.records import FloatArray, GroupKey
 from rollout.storage import LocalDisk, Storage
 from rollout.weights import WeightSlot
-from trainer.config import OptimConfig, SFTConfig
-from trainer.directories import copy_directory
+from trainer.directories import NotWritten, copy_directory
 from trainer.phases import Phase, PhaseScheduler
 
 logger = logging.getLogger(__name__)
@@ -74,13 +73,13 @@ class Controller:
         self._buffer = buffer
         self._learner = learner
         self._broadcaster = broadcaster
+        self._checkpoints = StepCheckpoints(plan, run_dir, learner, clock)
         self._clock = clock
         self._stop = asyncio.Event()
         self._stop_reason = ""
         self._skipped = ""  # what stands in the table for an RFT phase that had too few experts
         self._in_engines = ""  # hash of the weights the engines run on, where it is known
         self._sync: asyncio.Task[None] | None = None  # the transfer under way
-        self._saved_at = clock()
         self._progress = Progress(run_dir, plan.schedule.iterations, clock)
         self._progress.still_to_come = lambda: still_to_come(scheduler, self._manifest, plan.schedule.rl_steps)
         self._manifest = Manifest.load(self._storage) or Manifest(config_digest=plan.config_digest)
@@ -102,6 +101,7 @@ class Controller:
         if self._manifest.weights:
             self._manifest.save(self._storage)  # the next start is the next incarnation
         try:
+            await self._checkpoints.prune(self._manifest)  # what a crash left takes room
             await self._open()
             while phase := self._scheduler.next(self._manifest.done):
                 await self._run_phase(phase)
@@ -111,8 +111,8 @@ class Controller:
                     f"schedule ends before it; resume with schedule.iterations={unfinished.iteration + 1} or more"
                 )
             self._progress.state("finished")
-        except Interrupted:
-            self._progress.state("interrupted", self._stop_reason)
+        except Interrupted as end:
+            self._progress.state("interrupted", str(end))
         except BaseException as error:
             self._progress.state("failed", f"{type(error).__name__}: {error}")
             raise
@@ -144,7 +144,8 @@ class Controller:
         await self._keep(first.init_from)
         await self._publish(digest)
         row = await self._evaluate(first.init_from, "base policy")
-        await self._commit(replace(self._manifest, weights={first.init_from: digest}, evals=(row,)))
+        self._manifest = replace(self._manifest, weights={first.init_from: digest}, evals=(row,))
+        await self._commit(self._manifest)
 
     async def _run_phase(self, phase: Phase) -> None:
         if self._manifest.phase == phase:
@@ -162,18 +163,20 @@ class Controller:
             await asyncio.to_thread(copy_directory, made, Path(self._plan.base_cache))
         await self._publish(digest)
         row = await self._evaluate(phase.produces, self._skipped or phase.title)
-        await self._commit(self._manifest.committed(digest, row))
+        self._manifest = self._manifest.committed(digest, row)
+        await self._commit(self._manifest)
 
     async def _keep(self, name: str) -> None:
         """Save the learner's weights under a name, for phases to start from and for other tools to load."""
         await self._learner.save(self._weights_dir(name), optimizer=False)
+        await self._checkpoints.written(name)
         await self._learner.export(str(self._run_dir / "checkpoints" / name / "hf"))
 
     async def _begin_phase(self, phase: Phase) -> None:
         """Fresh optimizer on the phase's initial weights: RL weights never leak into RFT."""
         self._skipped = ""
         dataset, steps = await self._dataset(phase)
-        digest = await self._learner.begin_phase(self._initial(phase), self._optim(phase), steps)
+        digest = await self._learner.begin_phase(self._initial(phase), self._plan.optim(phase.kind), steps)
         expected = self._manifest.weights.get(phase.init_from, digest)
         if digest != expected:
             raise NotTheStartingPolicy(
@@ -194,12 +197,12 @@ class Controller:
         """Take up a phase at its last checkpoint."""
         state = self._manifest
         checkpoint = str(self._run_dir / state.checkpoint)
-        await self._learner.resume(checkpoint, self._initial(phase), self._optim(phase), state.steps)
+        await self._learner.resume(checkpoint, self._initial(phase), self._plan.optim(phase.kind), state.steps)
         if phase.kind == "rl":
             await self._bring(await self._staged(state.version))
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
         else:
-            sft = self._sft(phase)
+            sft = self._plan.sft(phase.kind)
             await self._buffer.begin_sft(
                 str(self._run_dir / state.dataset), sft.batch_size, sft.epochs, self._plan.seed, done_steps=state.step
             )
@@ -218,15 +221,10 @@ class Controller:
             logger.info("expert set of iteration %d: %s", phase.iteration, report)
             if report.kept < schedule.min_experts:
                 self._skipped = f"iteration {phase.iteration + 1}, RFT skipped: {report.kept} expert answers"
-                logger.warning(
-                    "RFT of iteration %d is skipped and %s kept: %d expert answers, schedule.min_experts is %d",
-                    phase.iteration,
-                    phase.init_from,
-                    report.kept,
-                    schedule.min_experts,
-                )
+                needed = f"schedule.min_experts is {schedule.min_experts}"
+                logger.warning("%s, and %s; %s is kept", self._skipped, needed, phase.init_from)
                 return dataset, 0
-        sft = self._sft(phase)
+        sft = self._plan.sft(phase.kind)
         return dataset, await self._buffer.begin_sft(
             str(self._run_dir / dataset), sft.batch_size, sft.epochs, self._plan.seed
         )
@@ -236,7 +234,7 @@ class Controller:
     async def _train(self, phase: Phase) -> None:
         first, steps = self._manifest.step, self._manifest.steps
         self._progress.begin(phase.kind, phase.iteration, steps, first)
-        self._saved_at = self._clock()
+        self._checkpoints.begin_phase()
         for step in range(first + 1, steps + 1):
             began = self._clock()
             info, batch = await self._patiently(self._buffer.next_batch, f"batch {step} of {steps}")
@@ -262,6 +260,9 @@ class Controller:
             self._progress.update(step=step, version=self._manifest.version)
             await self._maybe_checkpoint(last=step == steps)
         await self._synced()
+        await self._settle()
+        if self._checkpoints.failure:
+            raise NotWritten(self._checkpoints.failure)  # what the buffer lets go of now, earlier steps would need
         if steps:
             await self._buffer.end_phase()
 
@@ -341,29 +342,37 @@ class Controller:
     # -- state ------------------------------------------------------------------------------------------------
 
     async def _maybe_checkpoint(self, last: bool) -> None:
-        if self._stop.is_set() or last or self._clock() - self._saved_at >= self._plan.checkpoint_every_s:
-            await self._checkpoint()
+        await self._settle(wait=False)
         if self._stop.is_set():
-            raise Interrupted(self._stop_reason)
+            await self._end()
+        if last or self._checkpoints.due():
+            await self._checkpoint()
 
     async def _checkpoint(self) -> None:
-        """Save the learner's whole state at this step, then commit; the previous checkpoint goes last."""
-        phase = self._manifest.phase
-        assert phase is not None
-        directory = f"checkpoints/steps/{phase.kind}-{phase.iteration}-{self._manifest.step}"
-        if directory == self._manifest.checkpoint:
-            return  # committed already; rewriting it in place would leave a moment without it
-        self._progress.waiting(f"checkpoint {directory}")
-        await self._learner.save(str(self._run_dir / directory), optimizer=True)
-        await self._commit(replace(self._manifest, checkpoint=directory))
-        self._saved_at = self._clock()
+        """Save the learner's whole state at this step; what is under way comes first."""
+        await self._settle()
+        self._progress.waiting(f"learner: checkpoint of step {self._manifest.step}")
+        await self._checkpoints.begin(self._manifest)
+
+    async def _settle(self, wait: bool = True) -> None:
+        """Commit the step whose checkpoint is durable; training may be further by then."""
+        if wait and self._checkpoints.saving:
+            self._progress.waiting(f"learner: {self._checkpoints.saving} on the disk")
+        if saved := await self._checkpoints.durable(wait):
+            self._manifest = replace(self._manifest, checkpoints=saved.checkpoints)
+            await self._commit(saved)
+        self._progress.update(message=self._checkpoints.failure)
 
     async def _commit(self, manifest: Manifest) -> None:
         manifest.save(self._storage)
-        self._manifest = self._committed = manifest
-        for old in (self._run_dir / "checkpoints" / "steps").glob("*"):
-            if old != self._run_dir / manifest.checkpoint:
-                await asyncio.to_thread(shutil.rmtree, old)  # a slow disk must not look like a hang
+        self._committed = manifest
+        await self._checkpoints.prune(manifest)
+
+    async def _end(self) -> NoReturn:
+        """Commit the step at hand, then stop."""
+        await self._checkpoint()
+        await self._settle()
+        raise Interrupted("; ".join(filter(None, (self._stop_reason, self._checkpoints.failure))))
 
     async def _patiently(self, ask: Callable[[float], Coroutine[Any, Any, T]], what: str) -> T:
         """Wait as long as answers keep coming in; give up after `stall_s` without any. A stop request ends it."""
@@ -380,7 +389,7 @@ class Controller:
             return result
         if self._manifest.phase is not None and self._progress.current.phase != "eval":
             await self._synced()
-            await self._checkpoint()
+            await self._end()
         raise Interrupted(self._stop_reason)
 
     # -- small things -----------------------------------------------------------------------------------------
@@ -390,9 +399,3 @@ class Controller:
 
     def _initial(self, phase: Phase) -> str | None:
         return None if phase.init_from == "scratch" else self._weights_dir(phase.init_from)
-
-    def _sft(self, phase: Phase) -> SFTConfig:
-        return self._plan.warmup if phase.kind == "warmup" else self._plan.rft
-
-    def _optim(self, phase: Phase) -> OptimConfig:
-        return self._plan.rl if phase.kind == "rl" else self._sft(phase).optim

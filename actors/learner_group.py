@@ -58,8 +58,12 @@ class LearnerGroup:
         return await self._all("weights_hash")
 
     async def save(self, directory: str, optimizer: bool) -> None:
-        """Sharded checkpoint."""
+        """Begin to write a sharded checkpoint of now; returns when every rank has copied its state."""
         await self._all("save", directory, optimizer)
+
+    async def saved(self, timeout_s: float) -> bool:
+        """Whether the last `save` is whole and durable; waits at most `timeout_s`. Raises `NotWritten` if it failed."""
+        return all(await self._each("saved", timeout_s))
 
     async def export(self, directory: str) -> None:
         """Hugging Face model directory."""

@@ -11,7 +11,7 @@ from rollout.storage import Storage
 from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ class Manifest:
     """Steps done in `phase`."""
     steps: int = 0
     """Steps `phase` has in all."""
-    checkpoint: str = ""
-    """Directory of the learner's state (weights, optimizer, RNG) at `step`, relative to the run."""
+    checkpoints: tuple[str, ...] = ()
+    """Directories of the learner's state (weights, optimizer, RNG), relative to the run, oldest first: the last is at
+    `step`, those before it at earlier steps of `phase`, to roll back to."""
     dataset: str = ""
     """Supervised data of `phase`, relative to the run; empty in RL."""
     version: int = 0
@@ -44,6 +45,11 @@ class Manifest:
     evals: tuple[EvalRow, ...] = ()
     failed_evals: int = 0
     """Evaluations that were refused because too many answers had no verdict; their answers are not used again."""
+
+    @property
+    def checkpoint(self) -> str:
+        """The directory to go on from at `step`; empty before the first of a phase."""
+        return self.checkpoints[-1] if self.checkpoints else ""
 
     def save(self, run: Storage) -> None:
         """Write durably and atomically: a crash leaves the old manifest or the new one."""
@@ -65,8 +71,9 @@ class Manifest:
             )
         phase = fields.pop("phase")
         return cls(
-            **{k: v for k, v in fields.items() if k not in ("done", "evals")},
+            **{k: v for k, v in fields.items() if k not in ("done", "checkpoints", "evals")},
             done=tuple(Phase(**p) for p in fields["done"]),
+            checkpoints=tuple(fields["checkpoints"]),
             evals=tuple(EvalRow(**row) for row in fields["evals"]),
             phase=Phase(**phase) if phase else None,
         )
@@ -80,7 +87,7 @@ class Manifest:
             phase=None,
             step=0,
             steps=0,
-            checkpoint="",
+            checkpoints=(),
             dataset="",
             weights={**self.weights, self.phase.produces: weights_hash},
             evals=(*self.evals, row) if row else self.evals,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rollout.config import EvalConfig
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.phases import PhaseKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,18 @@ class Plan:
     stall_s: float
     """Seconds without any progress of the buffer after which the run gives up, saying what it waited for."""
     checkpoint_every_s: float
+    keep_checkpoints: int
+    """Checkpoints of steps that stay while a phase is under way."""
+    save_timeout_s: float
+    """Seconds a checkpoint may take to become durable once the run waits for it."""
     config_digest: str
     overlap_sync: bool = True
     """Begin the next step while the engines still take the weights of the last."""
+
+    def sft(self, kind: PhaseKind) -> SFTConfig:
+        """Settings of a supervised phase."""
+        return self.warmup if kind == "warmup" else self.rft
+
+    def optim(self, kind: PhaseKind) -> OptimConfig:
+        """The optimizer of a phase."""
+        return self.rl if kind == "rl" else self.sft(kind).optim

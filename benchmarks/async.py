@@ -277,6 +277,8 @@ def _plan(steps: int) -> Plan:
         seed=SEED,
         stall_s=PATIENCE_S,
         checkpoint_every_s=NEVER,
+        keep_checkpoints=2,
+        save_timeout_s=PATIENCE_S,
         config_digest="benchmark",
     )
 

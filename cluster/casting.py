@@ -171,6 +171,8 @@ class Casting:
             seed=config.cluster.seed,
             stall_s=PATIENCE * config.actors.stall_s,
             checkpoint_every_s=config.actors.checkpoint_every_s,
+            keep_checkpoints=config.trainer.keep_checkpoints,
+            save_timeout_s=config.actors.learner_timeout_s,
             config_digest=config.digest(),
             overlap_sync=config.actors.overlap_sync,
         )

@@ -72,6 +72,7 @@ MAY_CHANGE = (
     "actors.",
     "cluster.",
     "verifier.processes",
+    "trainer.keep_checkpoints",
     "rollout.max_concurrent",
     "rollout.engine.kv_cache_mb",
     "rollout.engine.max_num_seqs",

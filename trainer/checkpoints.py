@@ -1,4 +1,4 @@
-"""Checkpoints of the learner: sharded ones to go on from, Hugging Face directories to give away, and hashes.
+"""Checkpoints of the learner: what sharded ones hold, loading them, Hugging Face directories to give away, and hashes.
 
 Every function is called on all ranks together. Full tensors exist one at a time, never the whole model (an export
 holds one file's worth on rank 0).
@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from trainer.directories import atomic_directory
@@ -26,49 +27,78 @@ _EXPORT_FILE_BYTES = 4 << 30
 _MODEL_FILES = (".json", ".jinja", ".txt", ".model")  # configuration and tokenizer, not weights
 
 
-def save_checkpoint(directory: Path, parameters: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> None:
-    """Write a sharded checkpoint that appears whole or not at all; loadable on any number of ranks."""
-    with ExitStack() as stack:
-        draft = [stack.enter_context(atomic_directory(directory)) if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(draft)
-        dcp.save(_state(parameters, optimizer), checkpoint_id=draft[0])
-        dist.barrier()
-    dist.barrier()
+def load_checkpoint(directory: Path, tensors: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> None:
+    """Fill `tensors`, and with `optimizer` its moments and counters and the random state, from a checkpoint.
 
+    Any number of ranks may have written it. Random states continue per rank where as many ranks of the same kind load
+    as saved; else every rank begins a stream of its own that follows from rank 0's.
 
-def load_checkpoint(directory: Path, parameters: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> None:
-    """Fill parameters, and with `optimizer` its moments and counters and the random state, from a checkpoint."""
+    Raises:
+        FileNotFoundError: When there is no checkpoint.
+    """
     if not (directory / ".metadata").exists():
         raise FileNotFoundError(f"no learner checkpoint at {directory}: it has no .metadata file")
-    state = _state(parameters, optimizer)
+    state = state_of(tensors, optimizer)
+    if optimizer is None:
+        dcp.load(state, checkpoint_id=directory)
+        return
+    saved = FileSystemReader(directory).read_metadata().state_dict_metadata
+    same_ranks = {name for name in saved if name.startswith("rng.")} == _names_of_random_states()
+    if not same_ranks:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("rng.")}
+        state["rng.0.cpu"] = torch.get_rng_state()
     dcp.load(state, checkpoint_id=directory)
-    if optimizer is not None:
-        steps_done, updates = state["counters"].tolist()
-        optimizer.restore(steps_done, updates)
-        torch.set_rng_state(state["rng"])
+    steps_done, updates = state["counters"].tolist()
+    optimizer.restore(steps_done, updates)
+    if same_ranks:
+        _continue_random_state(state)
+    else:
+        _branch_random_state(state["rng.0.cpu"])
 
 
-def _state(parameters: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> dict[str, Any]:
-    state: dict[str, Any] = {"model": dict(parameters)}
-    if optimizer is not None:
-        state["optimizer"] = {
-            name: {key: _like(parameters[name], moment) for key, moment in moments.items()}
-            for name, moments in optimizer.moments().items()
-        }
-        state["counters"] = torch.tensor([optimizer.steps_done, optimizer.updates])
-        state["rng"] = torch.get_rng_state()
+def state_of(tensors: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> dict[str, Tensor]:
+    """What a checkpoint holds, by name in it: `tensors`, and with `optimizer` its state and this rank's random state.
+
+    Tensors and moments are the live ones, not copies; `optimizer` may hold some of the tensors or all of them.
+    """
+    state: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    if optimizer is None:
+        return state
+    for name, moments in optimizer.moments().items():
+        for key, moment in moments.items():
+            state[f"optimizer.{name}.{key}"] = sharded_like(tensors[name], moment, tensors[name].device_mesh)
+    state["counters"] = torch.tensor([optimizer.steps_done, optimizer.updates])
+    state[_random_state_of(dist.get_rank(), "cpu")] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state[_random_state_of(dist.get_rank(), "cuda")] = torch.cuda.get_rng_state()
     return state
 
 
-def _like(parameter: DTensor, shard: Tensor) -> DTensor:
-    return DTensor.from_local(
-        shard,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
+def sharded_like(whole: DTensor, shard: Tensor, mesh: DeviceMesh) -> DTensor:
+    """The sharded tensor on `mesh` of which this rank holds `shard`, laid out as `whole`."""
+    return DTensor.from_local(shard, mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride())
+
+
+def _random_state_of(rank: int, device: str) -> str:
+    return f"rng.{rank}.{device}"
+
+
+def _names_of_random_states() -> set[str]:
+    """Of all ranks, were they to save now."""
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return {_random_state_of(rank, device) for rank in range(dist.get_world_size()) for device in devices}
+
+
+def _continue_random_state(state: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(state[_random_state_of(dist.get_rank(), "cpu")])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(state[_random_state_of(dist.get_rank(), "cuda")])
+
+
+def _branch_random_state(first: Tensor) -> None:
+    """Seed this rank, its GPU too, from the random state of rank 0 and its own number."""
+    torch.set_rng_state(first)
+    torch.manual_seed(int(torch.randint(1 << 62, ())) + dist.get_rank())
 
 
 def hash_weights(parameters: Mapping[str, DTensor]) -> str:

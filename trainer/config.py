@@ -175,6 +175,9 @@ class TrainerConfig(BaseModel):
     fused_kernels: bool = Field(True, description="Use liger-kernel where it imports and a GPU is there.")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="Low-rank adapters instead of all weights.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm over the whole model is clipped to this.")
+    keep_checkpoints: int = Field(
+        2, ge=1, description="Checkpoints of steps that stay in a phase; while one is written the disk holds one more."
+    )
     rl: RLConfig = Field(default_factory=RLConfig, description="RL phases.")
     rft: SFTConfig = Field(default_factory=SFTConfig, description="RFT phases.")
     warmup: SFTConfig = Field(default_factory=SFTConfig, description="Supervised warm-up of a model made from scratch.")

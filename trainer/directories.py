@@ -8,25 +8,46 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class NotWritten(OSError):
+    """A directory could not be written, as when its disk is full. What was there before is whole."""
+
+
 @contextmanager
 def atomic_directory(final: Path) -> Iterator[Path]:
     """Yield an empty directory to fill; when the block ends well it becomes `final`, else it is removed.
 
     An older `final` is replaced. What a killed process left half-written is removed by the next writer.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    draft = final.with_name(f".{final.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
+    draft = draft_of(final)
+    clear_draft(final)
+    draft.mkdir(parents=True)
     try:
         yield draft
-        make_durable(draft)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(draft, final)
-        _sync(final.parent)
+        put_in_place(final)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        clear_draft(final)
+
+
+def draft_of(final: Path) -> Path:
+    """Where a directory is written that will become `final`: beside it."""
+    return final.with_name(f".{final.name}.draft")
+
+
+def clear_draft(final: Path) -> None:
+    """Remove what was begun and will not become `final`, if there is anything."""
+    shutil.rmtree(draft_of(final), ignore_errors=True)
+
+
+def put_in_place(final: Path) -> None:
+    """The draft, complete, becomes `final`, durably. An older `final` is moved aside first, and removed after."""
+    draft, aside = draft_of(final), final.with_name(f".{final.name}.old")
+    make_durable(draft)
+    if final.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(final, aside)
+    os.rename(draft, final)
+    _sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def copy_directory(source: Path, target: Path) -> None:

@@ -22,6 +22,7 @@ from rollout.weights import WeightLayout, WeightSlot
 from trainer import checkpoints, publish
 from trainer.batching import split_by_groups, whole_sequences
 from trainer.carriers import OpenGroup
+from trainer.checkpoint_writer import CheckpointWriter
 from trainer.config import OptimConfig, TrainerConfig
 from trainer.flops import Work, active_parameters, peak_flops
 from trainer.fsdp import ShardedPolicy, Sharding
@@ -73,6 +74,7 @@ class LearnerRank:
         self._optimizer: ShardedAdamW | None = None
         self._reference: Reference | None = None
         self._work: Work | None = None
+        self._writer: CheckpointWriter | None = None
 
     def connect(self, master_address: str, port: int, timeout_s: float) -> None:
         """Join the other ranks and build the sharded policy from the model directory."""
@@ -82,6 +84,7 @@ class LearnerRank:
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
         self._work = _work(policy)
         self._policy = ShardedPolicy(policy, mesh, self._sharding())
+        self._writer = CheckpointWriter(timeout_s)
         host = own_address(master_address, port)
         self._shelf = make_shelf(
             self._weight_transport, self._rank, self._world_size, host, self._device, self._open_group
@@ -100,6 +103,13 @@ class LearnerRank:
         if self._optimizer is None:
             raise RuntimeError(f"learner rank {self._rank} has no optimizer; call begin_phase or resume first")
         return self._optimizer
+
+    @property
+    def writer(self) -> CheckpointWriter:
+        """What writes checkpoints; raises before `connect`."""
+        if self._writer is None:
+            raise RuntimeError(f"learner rank {self._rank} is not connected; call connect first")
+        return self._writer
 
     def begin_phase(self, weights: str | None, optim: OptimConfig, total_steps: int) -> str:
         """Load weights from a checkpoint of `save` (None keeps the current ones) and start a fresh optimizer.
@@ -188,9 +198,16 @@ class LearnerRank:
         return checkpoints.hash_weights(self.policy.parameters)
 
     def save(self, directory: str, optimizer: bool) -> None:
-        """Write a sharded checkpoint, with optimizer, schedule position and random state when asked."""
+        """Begin to write a sharded checkpoint of now, with optimizer, schedule position and random state when asked.
+
+        Returns when the state is copied: it may change while it is written. One at a time; `saved` tells of its end.
+        """
         tensors = self.policy.trained if optimizer else self.policy.parameters
-        checkpoints.save_checkpoint(Path(directory), tensors, self.optimizer if optimizer else None)
+        self.writer.save(Path(directory), tensors, self.optimizer if optimizer else None)
+
+    def saved(self, timeout_s: float) -> bool:
+        """Whether the last `save` is whole and durable; waits at most `timeout_s`. Raises `NotWritten` if it failed."""
+        return self.writer.saved(timeout_s)
 
     def export(self, directory: str) -> None:
         """Write a Hugging Face model directory in the dtype of the model that training began with."""
@@ -198,7 +215,9 @@ class LearnerRank:
         checkpoints.export_model(Path(directory), self.policy.parameters, self._model_dir, dtype)
 
     def close(self) -> None:
-        """Leave the process group. Safe to call twice."""
+        """Let a save under way end, then leave the process group. Safe to call twice."""
+        if self._writer:
+            self._writer.close()
         self._policy = self._optimizer = None
         if self._shelf:
             self._shelf.close()

@@ -244,15 +244,20 @@ def _always_the_next_number(original: Any) -> Any:
 
 def _commit_first(original: Any) -> Any:
     async def checkpoint(self: Controller) -> None:
-        phase = self._manifest.phase
-        assert phase is not None
-        directory = f"checkpoints/steps/{phase.kind}-{phase.iteration}-{self._manifest.step}"
-        if directory != self._manifest.checkpoint:
-            await self._commit(replace(self._manifest, checkpoint=directory))
-            await self._learner.save(str(self._run_dir / directory), optimizer=True)
-            self._saved_at = self._clock()
+        await original(self)
+        if (saving := self._checkpoints._saving) and saving.checkpoint not in self._manifest.checkpoints:
+            await self._commit(saving)
 
     return checkpoint
+
+
+def _commit_the_step_at_hand(original: Any) -> Any:
+    async def settle(self: Controller, wait: bool = True) -> None:
+        if saved := await self._checkpoints.durable(wait):
+            self._manifest = replace(self._manifest, checkpoints=saved.checkpoints)
+            await self._commit(self._manifest)
+
+    return settle
 
 
 # -- after a restart ----------------------------------------------------------------------------------------------
@@ -323,6 +328,12 @@ BUGS: dict[str, Bug] = {
     "renumbered": Bug("every start gives weights a new number", Controller, "_publish", _always_the_next_number),
     "commit_first": Bug(
         "the manifest names a checkpoint that is not saved yet", Controller, "_checkpoint", _commit_first
+    ),
+    "commit_at_hand": Bug(
+        "the manifest says the step at hand of a checkpoint of an earlier one",
+        Controller,
+        "_settle",
+        _commit_the_step_at_hand,
     ),
     "order_restarts": Bug("a resume begins the epoch again", PromptOrder, "rewind", _from_the_start),
     "freed_skipped": Bug("a resume skips prompts that are free again", PromptOrder, "rewind", _freed_are_skipped),

@@ -14,6 +14,7 @@ from network import Network
 from rollout.engine import WeightsDisagree
 from rollout.records import FloatArray, GenerationRequest, IntArray, Segment, TrainingBatch
 from rollout.weights import WeightLayout, WeightSlot
+from trainer.directories import NotWritten
 from verifiers.records import ScoreRequest, Verdict
 
 SharedMemory = dict[str, int]
@@ -105,6 +106,7 @@ class FakeLearner:
         self._random = draw
         self._weights = arithmetic.START
         self._steps: list[int] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def begin_phase(self, weights: str | None, optim: object, total_steps: int) -> str:
         if weights is None:
@@ -139,7 +141,25 @@ class FakeLearner:
 
     async def save(self, directory: str, optimizer: bool) -> None:
         state = json.dumps({"weights": self._weights, "steps": self._steps}).encode()
-        await asyncio.to_thread(self._disk.replace, self._relative(directory), state)
+        await asyncio.sleep(0.01)
+        self._writing = asyncio.create_task(self._write(self._relative(directory), state))
+
+    async def saved(self, timeout_s: float) -> bool:
+        if self._writing and timeout_s:
+            await asyncio.wait((self._writing,), timeout=timeout_s)
+        if self._writing is None or not self._writing.done():
+            return self._writing is None
+        writing, self._writing = self._writing, None
+        writing.result()
+        return True
+
+    async def _write(self, name: str, state: bytes) -> None:
+        """It takes a part of a step, or several steps."""
+        await asyncio.sleep(2 * self._random.random() ** 2)
+        try:
+            await asyncio.to_thread(self._disk.replace, name, state)
+        except OSError as error:
+            raise NotWritten(f"checkpoint {name} could not be written: {error}") from error
 
     async def export(self, directory: str) -> None: ...
 

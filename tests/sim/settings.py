@@ -47,6 +47,8 @@ def plan(scenario: Scenario) -> Plan:
         seed=RUN_SEED,
         stall_s=STALL_S,
         checkpoint_every_s=scenario.checkpoint_every_s,
+        keep_checkpoints=2,
+        save_timeout_s=30.0,
         config_digest="simulated",
         overlap_sync=scenario.staleness > 0,
     )

@@ -12,22 +12,30 @@ from actors.controller import Controller, EvaluationFailed, NotTheStartingPolicy
 from actors.manifest import Manifest
 from actors.plan import Plan
 from actors.records import BufferStatus
-from actors.waiting import PeerLost
+from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.config import EvalConfig
 from rollout.experts import ExpertReport
 from rollout.records import BatchInfo, EvalCounts, GroupKey
 from rollout.storage import LocalDisk
 from rollout.weights import WeightLayout, WeightSlot
 from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.directories import NotWritten
 from trainer.phases import RLoopSchedule
 
 
 class FakeLearner:
-    """Weights are a string that grows by a letter per step; a checkpoint is that string in a file."""
+    """Weights are a string that grows by a letter per step; a checkpoint is that string in a file.
+
+    A step checkpoint is on the disk when `disk_takes` steps more were trained, or when somebody waits for it.
+    """
 
     def __init__(self) -> None:
         self.weights = "base"
         self.log: list[str] = []
+        self.disk_takes = 0
+        self.full_disk = False
+        self._writing: tuple[Path, str] | None = None
+        self._steps_left = 0
 
     async def begin_phase(self, weights: str | None, optim: OptimConfig, total_steps: int) -> str:
         if weights is not None:
@@ -42,6 +50,7 @@ class FakeLearner:
 
     async def step(self, batch: object, objective: str) -> dict[str, float]:
         self.weights += "+" if objective == "rl" else "s"
+        self._steps_left -= 1
         return {"loss": 0.5}
 
     async def layout(self) -> WeightLayout:
@@ -57,11 +66,23 @@ class FakeLearner:
         return self.weights
 
     async def save(self, directory: str, optimizer: bool) -> None:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / "weights").write_text(self.weights)
+        assert self._writing is None, "one save at a time"
+        self._writing, self._steps_left = (Path(directory), self.weights), self.disk_takes
+        self.log.append(f"save {self.weights}")
 
-    async def export(self, directory: str) -> None:
-        await self.save(directory, optimizer=False)
+    async def saved(self, timeout_s: float) -> bool:
+        if self._writing is None:
+            return True
+        if timeout_s == 0 and self._steps_left > 0:
+            return False
+        (directory, weights), self._writing = self._writing, None
+        if self.full_disk:
+            raise NotWritten(f"checkpoint {directory} could not be written")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "weights").write_text(weights)
+        return True
+
+    async def export(self, directory: str) -> None: ...
 
 
 class FakeBroadcaster:
@@ -125,9 +146,19 @@ class FakeBuffer:
         return BufferStatus()
 
 
-def make(run_dir: Path, *, iterations: int = 2, warmup: bool = False, experts: int = 100, overlap: bool = True):
+def make(
+    run_dir: Path,
+    *,
+    iterations: int = 2,
+    warmup: bool = False,
+    experts: int = 100,
+    overlap: bool = True,
+    rl_steps: int = 3,
+    checkpoint_every_s: float = 1e9,
+    storage: LocalDisk | None = None,
+):
     plan = Plan(
-        schedule=ScheduleConfig(iterations=iterations, rl_steps=3),
+        schedule=ScheduleConfig(iterations=iterations, rl_steps=rl_steps),
         rl=OptimConfig(),
         rft=SFTConfig(),
         warmup=SFTConfig(),
@@ -136,13 +167,15 @@ def make(run_dir: Path, *, iterations: int = 2, warmup: bool = False, experts: i
         base_cache="",
         seed=0,
         stall_s=0.05,
-        checkpoint_every_s=1e9,
+        checkpoint_every_s=checkpoint_every_s,
+        keep_checkpoints=2,
+        save_timeout_s=0.05,
         config_digest="d",
         overlap_sync=overlap,
     )
     learner = FakeLearner()
     broadcaster, buffer = FakeBroadcaster(learner.log), FakeBuffer(learner.log, experts)
-    controller = Controller(plan, run_dir, RLoopSchedule(iterations, warmup), buffer, learner, broadcaster)
+    controller = Controller(plan, run_dir, RLoopSchedule(iterations, warmup), buffer, learner, broadcaster, storage)
     return controller, learner, broadcaster, buffer
 
 
@@ -233,14 +266,14 @@ def test_a_stall_ends_the_run_with_what_it_waited_for(tmp_path):
 
 def test_weights_changed_behind_our_back_are_refused(tmp_path):
     controller, learner, _, _ = make(tmp_path, iterations=1)
-    save = learner.save
+    export = learner.export
 
-    async def corrupt(directory: str, optimizer: bool) -> None:
-        await save(directory, optimizer)
+    async def corrupt(directory: str) -> None:
+        await export(directory)
         if "theta-0" in directory:
-            (Path(directory) / "weights").write_text("something else")
+            Path(directory).with_name("weights").joinpath("weights").write_text("something else")
 
-    learner.save = corrupt
+    learner.export = corrupt
     with pytest.raises(NotTheStartingPolicy, match="must start from theta-0"):
         asyncio.run(controller.run())
 
@@ -395,3 +428,149 @@ def test_every_start_of_a_run_gives_the_same_weights_the_same_number(tmp_path):
     asyncio.run(controller.run())
     assert broadcaster.versions[0] == 1  # the base policy was version 1 before
     assert [line for line in learner.log if line.startswith("trained")] == ["trained 2", "trained 3", "trained 4"]
+
+
+class Commits(LocalDisk):
+    """A run's folder that remembers every manifest, and which step checkpoints were whole when it was written."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._run_dir = root
+        self.seen: list[tuple[Manifest, dict[str, str]]] = []
+
+    def replace(self, name, data):
+        super().replace(name, data)
+        whole = self._run_dir.glob("checkpoints/steps/*/weights")
+        held = {str(file.parent.relative_to(self._run_dir)): file.read_text() for file in whole}
+        self.seen.append((Manifest.load(LocalDisk(self._run_dir)), held))
+
+
+def test_a_step_is_committed_as_it_was_saved_when_it_is_on_the_disk_and_training_has_gone_on(tmp_path):
+    commits = Commits(tmp_path)
+    controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=8, checkpoint_every_s=0, storage=commits)
+    learner.disk_takes = 3
+    asyncio.run(controller.run())
+    steps = [(m, held) for m, held in commits.seen if m.phase and m.phase.kind == "rl"]
+    assert [m.step for m, _ in steps] == [1, 4, 7, 8]  # of 2 and 3, 5 and 6 the save before was still under way
+    for manifest, held in steps:
+        assert held[manifest.checkpoint] == "base" + "+" * manifest.step
+        assert manifest.version == 1 + manifest.step
+    began = [line for line in learner.log if line.startswith(("save base+", "trained"))]
+    assert began.index("trained 4") < began.index("save base++++")
+    assert began[:2] == ["trained 2", "save base+"]
+
+
+def test_the_last_checkpoints_of_a_phase_stay_and_the_older_go_once_the_newer_is_committed(tmp_path):
+    commits = Commits(tmp_path)
+    controller, _, _, _ = make(tmp_path, iterations=1, rl_steps=5, checkpoint_every_s=0, storage=commits)
+    asyncio.run(controller.run())
+    before: tuple[str, ...] = ()
+    for manifest, held in commits.seen:
+        assert {*before, *manifest.checkpoints} <= held.keys()
+        assert len(held) <= 3
+        before = manifest.checkpoints
+    last = [m.checkpoints for m, _ in commits.seen if m.phase and m.phase.kind == "rl"][-1]
+    assert last == ("checkpoints/steps/rl-0-4", "checkpoints/steps/rl-0-5")
+    assert not list((tmp_path / "checkpoints" / "steps").iterdir())  # a finished phase needs none
+
+
+def test_a_death_while_a_checkpoint_is_written_costs_the_steps_since_the_one_before(tmp_path):
+    async def dies() -> None:
+        controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=6, checkpoint_every_s=0)
+        learner.disk_takes = 2
+        step = learner.step
+
+        async def dies_in_the_fifth(batch, objective):
+            if learner.weights == "base++++":
+                raise PeerLost("learner-0 died during step")
+            return await step(batch, objective)
+
+        learner.step = dies_in_the_fifth
+        with pytest.raises(PeerLost):
+            await controller.run()
+
+    asyncio.run(dies())
+    (tmp_path / "checkpoints" / "steps" / ".rl-0-3.draft").mkdir()
+    controller, learner, _, buffer = make(tmp_path, iterations=1, rl_steps=6)
+    asyncio.run(controller.run())
+    assert learner.log[0] == "resume base+"
+    assert buffer.began[0] == ("rl", 1)
+    assert next(line for line in learner.log if line.startswith("trained")) == "trained 3"
+    assert Manifest.load(LocalDisk(tmp_path)).weights["rl-0"] == "base++++++"
+    assert not list((tmp_path / "checkpoints" / "steps").iterdir())
+
+
+def test_a_full_disk_does_not_end_the_run_while_there_is_a_checkpoint_to_come(tmp_path):
+    commits = Commits(tmp_path)
+    controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=5, checkpoint_every_s=0, storage=commits)
+    step, save, told = learner.step, learner.save, []
+
+    async def told_before(batch, objective):
+        told.append((await controller.status()).message)
+        return await step(batch, objective)
+
+    async def full_at_steps_2_and_3(directory: str, optimizer: bool) -> None:
+        learner.full_disk = learner.weights in ("base++", "base+++")
+        await save(directory, optimizer)
+
+    learner.step, learner.save = told_before, full_at_steps_2_and_3
+    assert asyncio.run(controller.run()).state == "finished"
+    committed = [m for m, _ in commits.seen if m.phase and m.phase.kind == "rl"]
+    assert [m.step for m in committed] == [1, 4, 5]
+    assert committed[1].checkpoints == ("checkpoints/steps/rl-0-1", "checkpoints/steps/rl-0-4")
+    assert "rl-0-3 could not be written" in told[4]
+    assert told[5] == ""
+
+
+@pytest.mark.parametrize("when", ["last step", "phase end"])
+def test_a_full_disk_at_the_end_of_a_phase_ends_the_run_and_the_next_start_goes_on(tmp_path, when):
+    controller, learner, _, buffer = make(tmp_path, iterations=1)
+    ended, end_phase, save = [], buffer.end_phase, learner.save
+
+    async def noted() -> None:
+        ended.append(learner.weights)
+        await end_phase()
+
+    async def full(directory: str, optimizer: bool) -> None:
+        learner.full_disk = learner.weights == "base+++" and optimizer == (when == "last step")
+        await save(directory, optimizer)
+
+    buffer.end_phase, learner.save = noted, full
+    with pytest.raises(NotWritten, match="rl-0-3" if when == "last step" else "rl-0/weights"):
+        asyncio.run(controller.run())
+    assert ("base+++" in ended) == (when == "phase end")  # else the buffer still has what the steps are made from
+    again, _, _, buffer = make(tmp_path, iterations=1)
+    assert asyncio.run(again.run()).state == "finished"
+    assert buffer.began[0] == ("rl", 0 if when == "last step" else 3)
+
+
+def test_a_stop_request_waits_for_the_disk_and_says_when_it_refused(tmp_path):
+    async def stopped(run_dir: Path, full: bool):
+        controller, learner, _, buffer = make(run_dir, rl_steps=9, checkpoint_every_s=0)
+        learner.disk_takes, learner.full_disk = 100, False
+        run = asyncio.create_task(controller.run())
+        while buffer.batches < 4:
+            await asyncio.sleep(0)
+        learner.full_disk = full
+        await controller.stop("Ctrl-C")
+        return await run
+
+    for full in (False, True):
+        (tmp_path / str(full)).mkdir()
+        status = asyncio.run(stopped(tmp_path / str(full), full))
+        assert status.state == "interrupted"
+        manifest = Manifest.load(LocalDisk(tmp_path / str(full)))
+        assert manifest.step == (0 if full else 4)
+        assert ("could not be written" in status.message) == full
+
+
+def test_a_checkpoint_that_does_not_come_to_an_end_is_given_up_with_a_sentence(tmp_path):
+    controller, learner, _, _ = make(tmp_path, iterations=1)
+
+    async def never(timeout_s: float) -> bool:
+        await asyncio.sleep(0.01)
+        return False
+
+    learner.saved = never
+    with pytest.raises(DeadlineExceeded, match=r"waits for checkpoint theta-0: not durable in 0\.05 s"):
+        asyncio.run(controller.run())

@@ -34,3 +34,8 @@ def test_the_first_failure_wins_and_nobody_waits_for_ranks_that_hang_in_a_collec
 
     with pytest.raises(PeerLost, match="learner-1 died"):
         asyncio.run(step())
+
+
+def test_a_checkpoint_is_saved_when_every_rank_says_so():
+    for answers in ((True, True), (True, False), (False, True)):
+        assert asyncio.run(LearnerGroup([FakeRank(answer) for answer in answers]).saved(0.0)) == all(answers)

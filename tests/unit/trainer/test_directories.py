@@ -25,3 +25,12 @@ def test_a_new_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
         with atomic_directory(tmp_path / "out") as draft:
             (draft / name).touch()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b"]
+
+
+def test_what_killed_writers_left_is_gone_after_the_next_one(tmp_path: Path) -> None:
+    for name in (".out.draft", ".out.old"):  # killed while it wrote; killed between the two renames
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with atomic_directory(tmp_path / "out") as draft:
+        assert not list(draft.iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from trainer.checkpoints import export_model
 from trainer.config import OptimConfig, RLConfig, TrainerConfig
 from trainer.learner import LearnerRank
 from trainer.rendezvous import free_port, join_ranks
+
+from .two_ranks import state_hash
 
 BatchMaker = Callable[..., TrainingBatch]
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1)
@@ -73,10 +76,11 @@ def two_ranks(
     }
     (folder / "job.pickle").write_bytes(pickle.dumps(job))
     (folder / "slot").write_bytes(bytes(1 << 20))
-    script, port = str(Path(__file__).with_name("two_ranks.py")), str(free_port())
-    processes = [subprocess.Popen([sys.executable, script, str(rank), port, str(folder)]) for rank in range(2)]
+    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py"))]
+    where = [str(free_port()), str(free_port()), str(folder)]
+    processes = [subprocess.Popen([*command, str(rank), *where]) for rank in range(3)]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     finally:
         for process in processes:
             process.kill()
@@ -108,11 +112,44 @@ def test_one_and_two_ranks_agree_on_hash_probe_metrics_and_gradient(
             np.testing.assert_allclose(got, wanted, atol=1e-6)
         for name in metrics.keys() - OF_THE_MACHINE:
             assert report["metrics"][name] == pytest.approx(metrics[name], rel=1e-5, abs=1e-6), name
-    # a checkpoint of two ranks, optimizer included, on one
-    assert learner.resume(str(folder / "checkpoint"), None, OPTIM, 10) == reports[0]["hash"]
-    assert (learner.optimizer.steps_done, learner.optimizer.updates) == (2, 1)  # the second batch was left out
+    learner.resume(str(folder / "checkpoint"), None, OPTIM, 10)
     for name, moment in gradients_after(learner).items():
         torch.testing.assert_close(moment, moments[name], atol=1e-7, rtol=1e-4)
+
+
+def test_a_checkpoint_of_two_ranks_is_the_same_bit_for_bit_on_one_two_and_three(
+    two_ranks: tuple[Path, list[dict[str, Any]]], one_rank: Callable[..., LearnerRank]
+) -> None:
+    """Weights, moments and counters, as they were at the call and not after the step that was trained meanwhile."""
+    folder, reports = two_ranks
+    saved = reports[0]["state"]
+    assert saved == reports[0]["state_on_two"]
+    assert reports[0]["hash_after_another_step"] != reports[0]["hash"]
+    on_three = [pickle.loads((folder / f"of-three-{rank}.pickle").read_bytes()) for rank in range(3)]
+    for report in on_three:
+        assert (report["state"], report["hash"], report["counters"]) == (saved, reports[0]["hash"], (2, 1))
+    learner = one_rank()
+    assert learner.resume(str(folder / "checkpoint"), None, OPTIM, 10) == reports[0]["hash"]
+    assert state_hash(learner) == saved
+    assert (learner.optimizer.steps_done, learner.optimizer.updates) == (2, 1)  # a batch was left out
+
+
+def test_random_states_continue_on_as_many_ranks_and_branch_from_the_first_on_others(
+    two_ranks: tuple[Path, list[dict[str, Any]]], one_rank: Callable[..., LearnerRank]
+) -> None:
+    folder, reports = two_ranks
+    assert not torch.equal(reports[0]["draw"], reports[1]["draw"])
+    for report in reports:
+        assert torch.equal(report["draw_again"], report["draw"])
+    on_three = [pickle.loads((folder / f"of-three-{rank}.pickle").read_bytes())["draw"] for rank in range(3)]
+    assert len({tuple(draw.tolist()) for draw in on_three}) == 3
+    learner, draws = one_rank(), []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        learner.resume(str(folder / "checkpoint"), None, OPTIM, 10)
+        draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])  # from the checkpoint, not from what this process had drawn
+    assert torch.equal(draws[0], on_three[0])
 
 
 def test_two_ranks_leave_out_an_update_that_is_not_finite_together_and_keep_their_weights(
@@ -242,10 +279,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     learner.save(str(tmp_path / "middle"), optimizer=True)
     straight = [learner.step(batch, "rl")["lr"] for batch in batches[2:]]
     end = learner.weights_hash()
+    assert learner.saved(30)
     other = one_rank()
     other.resume(str(tmp_path / "middle"), None, schedule, 4)
     assert [other.step(batch, "rl")["lr"] for batch in batches[2:]] == straight
     assert other.weights_hash() == end
+
+
+def test_a_save_does_not_keep_the_learner_and_is_the_state_of_the_call(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker, tmp_path: Path
+) -> None:
+    learner, disk = one_rank(), threading.Event()
+    learner.step(make_batch(LENGTHS), "rl")
+    at_the_call = state_hash(learner)
+    learner.writer._thread.submit(disk.wait, 60)  # a slow disk: nothing is written before it is set
+    learner.save(str(tmp_path / "checkpoint"), optimizer=True)
+    learner.step(make_batch(LENGTHS, seed=1), "rl")
+    assert not learner.saved(0.05)
+    assert not (tmp_path / "checkpoint").exists()
+    disk.set()
+    assert learner.saved(30)
+    assert state_hash(learner) != at_the_call
+    learner.resume(str(tmp_path / "checkpoint"), None, OPTIM, 10)
+    assert state_hash(learner) == at_the_call
 
 
 def test_a_phase_starts_from_named_weights_with_a_fresh_optimizer(
@@ -253,6 +309,7 @@ def test_a_phase_starts_from_named_weights_with_a_fresh_optimizer(
 ) -> None:
     learner = one_rank()
     learner.save(str(tmp_path / "theta-0"), optimizer=False)
+    assert learner.saved(30)
     start = learner.weights_hash()
     learner.step(make_batch(LENGTHS), "rl")
     assert learner.weights_hash() != start

@@ -1,6 +1,9 @@
 """One rank of a two-rank learner, run as a process by test_learner.py: trains, stages, saves, exports, reports.
 
-Usage: python two_ranks.py RANK PORT FOLDER, with `job.pickle` in FOLDER; writes `rank-RANK.pickle` there.
+Then the two and a third process become a three-rank learner, which loads what the two saved.
+
+Usage: python two_ranks.py RANK PORT PORT_OF_THREE FOLDER, with `job.pickle` in FOLDER; ranks 0 and 1 write
+`rank-RANK.pickle` there, and all three `of-three-RANK.pickle`.
 """
 
 import ctypes
@@ -15,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from rollout.weights import WeightSlot
+from trainer.checkpoints import hash_weights, state_of
 from trainer.learner import LearnerRank
 from trainer.whole_shelf import WholeShelf
 
@@ -32,11 +37,17 @@ class FakeSender:
     def withdraw(self, side: int) -> None: ...
 
 
-def main(rank: int, port: int, folder: Path) -> None:
+def main(rank: int, port: int, port_of_three: int, folder: Path) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the test
     faulthandler.enable()
     torch.set_num_threads(1)
     job: dict[str, Any] = pickle.loads((folder / "job.pickle").read_bytes())
+    if rank < 2:
+        be_one_of_two(rank, port, folder, job)
+    be_one_of_three(rank, port_of_three, folder, job)
+
+
+def be_one_of_two(rank: int, port: int, folder: Path, job: dict[str, Any]) -> None:
     learner = LearnerRank(rank, 2, job["model_dir"], job["config"])
     learner.connect("127.0.0.1", port, 60)
     report: dict[str, Any] = {"first_hash": learner.begin_phase(None, job["optim"], 10)}
@@ -48,7 +59,15 @@ def main(rank: int, port: int, folder: Path) -> None:
     poisoned = dataclasses.replace(job["batch"], behaviour_logprobs=behaviour)
     report["skipped"] = learner.step(poisoned, "rl")["skipped"]
     report["hash_after_refusal"] = learner.weights_hash()
+    torch.manual_seed(rank)
+    report["state"] = state_hash(learner)
     learner.save(str(folder / "checkpoint"), optimizer=True)
+    report["draw"] = torch.rand(3)
+    learner.step(job["batch"], "rl")  # while it is written
+    report["hash_after_another_step"] = learner.weights_hash()
+    assert learner.saved(60)
+    learner.resume(str(folder / "checkpoint"), None, job["optim"], 10)
+    report["state_on_two"], report["draw_again"] = state_hash(learner), torch.rand(3)
     layout = learner.layout()
     learner.stage(WeightSlot(str(folder / "slot"), layout, 7))
     shelf = WholeShelf(FakeSender() if rank == 0 else None, torch.device("cpu"))  # type: ignore[arg-type]
@@ -63,6 +82,25 @@ def main(rank: int, port: int, folder: Path) -> None:
     learner.close()
 
 
+def be_one_of_three(rank: int, port: int, folder: Path, job: dict[str, Any]) -> None:
+    learner = LearnerRank(rank, 3, job["model_dir"], job["config"])
+    learner.connect("127.0.0.1", port, 100)
+    report: dict[str, Any] = {"hash": learner.resume(str(folder / "checkpoint"), None, job["optim"], 10)}
+    report["state"] = state_hash(learner)
+    report["counters"] = (learner.optimizer.steps_done, learner.optimizer.updates)
+    report["draw"] = torch.rand(3)
+    (folder / f"of-three-{rank}.pickle").write_bytes(pickle.dumps(report))
+    for other in range(3):
+        wait_for(folder / f"of-three-{other}.pickle", 60)
+    learner.close()
+
+
+def state_hash(learner: LearnerRank) -> str:
+    """Of weights and moments, whole ones: the same on any number of ranks."""
+    state = state_of(learner.policy.parameters, learner.optimizer)
+    return hash_weights({name: tensor for name, tensor in state.items() if isinstance(tensor, DTensor)})
+
+
 def wait_for(path: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not path.exists():
@@ -72,4 +110,4 @@ def wait_for(path: Path, timeout_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
