@@ -67,7 +67,7 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Load views of the file, which the model fuses and packs as it does at start-up; or adopt them as they are."""
         file = torch.from_numpy(mapped(update_info.path, update_info.nbytes))
-        specs = [TensorSpec(**fields) for fields in update_info.tensors]
+        specs = [piece for fields in update_info.tensors for piece in TensorSpec(**fields).pieces()]
         if not _are_plain():
             self.model.load_weights((spec.name, view(file, spec)) for spec in specs)
         elif self._adoption is None:

@@ -14,7 +14,10 @@ from trainer.policy import Policy
 
 
 class ShardedPolicy:
-    """A policy under FSDP2: forward passes, and this rank's shards of parameters and gradients."""
+    """A policy under FSDP2: forward passes, and this rank's shards of parameters and gradients.
+
+    `policy` has its parameters on the meta device: memory is taken for shards alone, and they are not filled here.
+    """
 
     def __init__(self, policy: Policy, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
         self.rank = mesh.get_rank()
@@ -27,6 +30,7 @@ class ShardedPolicy:
         for block in policy.lm.model.layers:
             fully_shard(block, mesh=mesh, mp_policy=precision, reshard_after_forward=on_gpu)
         fully_shard(policy, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+        _allocate(policy, self.device)
 
     def __call__(self, input_ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies, to be followed by a backward pass; see `Policy.forward`."""
@@ -68,6 +72,14 @@ class ShardedPolicy:
             assert isinstance(self._policy, FSDPModule)
             self._policy.set_requires_gradient_sync(last)
             self._policy.set_reshard_after_backward(last)
+
+
+def _allocate(policy: nn.Module, device: torch.device) -> None:
+    """Memory for the parameters; buffers keep their values."""
+    buffers = dict(policy.named_buffers())
+    policy.to_empty(device=device)
+    for name, buffer in policy.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def local_shard(tensor: DTensor | nn.Parameter) -> Tensor:

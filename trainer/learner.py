@@ -22,11 +22,13 @@ from trainer import checkpoints, publish
 from trainer.batching import bucket, pad_rows, split_by_groups
 from trainer.carriers import OpenGroup
 from trainer.config import OptimConfig, TrainerConfig
+from trainer.export import export_model
 from trainer.fsdp import ShardedPolicy
+from trainer.loading import StoredTensors, empty_policy, load_shards
 from trainer.optim import ShardedAdamW
-from trainer.policy import load_policy
 from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
 from trainer.shelves import Shelf, make_shelf
+from trainer.stored_names import Parts, parts_of
 from trainer.updates import Objective, Trainer
 
 ObjectiveName = Literal["rl", "sft"]
@@ -62,13 +64,17 @@ class LearnerRank:
         self._device = rank_device(rank)
         self._policy: ShardedPolicy | None = None
         self._optimizer: ShardedAdamW | None = None
+        self._parts: Parts = {}
 
     def connect(self, master_address: str, port: int, timeout_s: float) -> None:
         """Join the other ranks and build the sharded policy from the model directory."""
         torch.manual_seed(self._seed)
-        policy = load_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device)
+        policy = empty_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device)
+        stored = StoredTensors(self._model_dir)
+        self._parts = parts_of(policy.lm, stored.shapes)
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
         self._policy = ShardedPolicy(policy, mesh, getattr(torch, self._config.compute_dtype))
+        load_shards(self._policy, stored, self._parts)
         host = own_address(master_address, port)
         self._shelf = make_shelf(
             self._weight_transport, self._rank, self._world_size, host, self._device, self._open_group
@@ -124,7 +130,7 @@ class LearnerRank:
 
     def layout(self) -> WeightLayout:
         """Where each full tensor lies in a weight file, in the publish dtype, and where this rank serves its copy."""
-        layout = publish.layout_of(self.policy.parameters, self._publish_dtype, self._world_size)
+        layout = publish.layout_of(self.policy.parameters, self._parts, self._publish_dtype, self._world_size)
         return replace(layout, sources=self._shelf.sources) if self._shelf else layout
 
     def stage(self, slot: WeightSlot) -> None:
@@ -160,7 +166,7 @@ class LearnerRank:
     def export(self, directory: str) -> None:
         """Write a Hugging Face model directory in the dtype of the model that training began with."""
         dtype = AutoConfig.from_pretrained(self._model_dir, local_files_only=True).dtype or torch.float32
-        checkpoints.export_model(Path(directory), self.policy.parameters, self._model_dir, dtype)
+        export_model(Path(directory), self.policy.parameters, self._parts, self._model_dir, dtype)
 
     def close(self) -> None:
         """Leave the process group. Safe to call twice."""

@@ -5,16 +5,10 @@ The wrapper is the FSDP root, so hidden states and output head belong to one for
 """
 
 import importlib
-import logging
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
-
-logger = logging.getLogger(__name__)
 
 _LOGITS_PER_CHUNK = 1 << 25
 """128 MiB of float32 logits at a time."""
@@ -55,20 +49,6 @@ class Policy(nn.Module):
         with torch.no_grad():
             entropies = -(all_logprobs.exp() * all_logprobs).sum(-1)
         return all_logprobs.gather(-1, targets[:, None]).squeeze(-1), entropies
-
-
-def load_policy(model_dir: Path, attention: str, compute_dtype: str, device: torch.device) -> Policy:
-    """The policy of a Hugging Face model directory, with float32 master weights on the CPU (sharding moves them).
-
-    Raises `ValueError` when the attention asked for cannot run here.
-    """
-    disable_progress_bar()
-    chosen = choose_attention(attention, compute_dtype, device)
-    logger.info("attention: %s (asked for %s)", chosen, attention)
-    lm = AutoModelForCausalLM.from_pretrained(
-        model_dir, dtype=torch.float32, attn_implementation=chosen, local_files_only=True
-    )
-    return Policy(lm.train())
 
 
 def choose_attention(asked: str, compute_dtype: str, device: torch.device) -> str:

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rollout.records import TrainingBatch
 from rollout.weight_sums import promised, sums_in
 from rollout.weights import WeightSlot
-from trainer.checkpoints import export_model
 from trainer.config import OptimConfig, RLConfig, TrainerConfig
+from trainer.export import export_model
 from trainer.learner import LearnerRank
 from trainer.rendezvous import free_port, join_ranks
 
@@ -282,10 +282,12 @@ def test_bfloat16_weights_are_staged_and_exported_rounded_in_several_files(
 ) -> None:
     one_rank()
     learner = one_rank()
-    export_model(tmp_path / "out", learner.policy.parameters, model_dir, torch.bfloat16, file_bytes=20_000)
+    parameters = learner.policy.parameters
+    parts = {name: (name,) for name in parameters}
+    export_model(tmp_path / "out", parameters, parts, model_dir, torch.bfloat16, file_bytes=20_000)
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16).state_dict()
-    for name, parameter in learner.policy.parameters.items():
+    for name, parameter in parameters.items():
         assert torch.equal(exported[name], parameter.full_tensor().bfloat16())
 
 

@@ -2,15 +2,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from trainer.policy import Policy, choose_attention, load_policy
+from trainer.policy import Policy, choose_attention
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def policy(model_dir: Path) -> Policy:
-    return load_policy(model_dir, "auto", "float32", CPU)
+    return Policy(AutoModelForCausalLM.from_pretrained(model_dir))
 
 
 def reference(policy: Policy, ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
