@@ -24,11 +24,12 @@ from trainer.carriers import OpenGroup
 from trainer.config import OptimConfig, TrainerConfig
 from trainer.export import export_model
 from trainer.fsdp import ShardedPolicy
-from trainer.loading import StoredTensors, empty_policy, load_shards
+from trainer.loading import empty_policy, load_shards
 from trainer.optim import ShardedAdamW
 from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
 from trainer.shelves import Shelf, make_shelf
 from trainer.stored_names import Parts, parts_of
+from trainer.stored_tensors import StoredTensors
 from trainer.updates import Objective, Trainer
 
 ObjectiveName = Literal["rl", "sft"]
@@ -71,7 +72,7 @@ class LearnerRank:
         torch.manual_seed(self._seed)
         policy = empty_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device)
         stored = StoredTensors(self._model_dir)
-        self._parts = parts_of(policy.lm, stored.shapes)
+        self._parts = parts_of(policy.lm, stored)
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
         self._policy = ShardedPolicy(policy, mesh, getattr(torch, self._config.compute_dtype))
         load_shards(self._policy, stored, self._parts)

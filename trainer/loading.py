@@ -8,14 +8,12 @@ import logging
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from rollout.weight_check import weight_files
 from trainer.fsdp import ShardedPolicy, first_row
 from trainer.policy import Policy, choose_attention
-from trainer.stored_names import Parts, Shape
+from trainer.stored_names import Parts
+from trainer.stored_tensors import StoredTensors
 
 logger = logging.getLogger(__name__)
 
@@ -42,33 +40,6 @@ def _compute_buffers(lm: PreTrainedModel) -> None:
         module, _, own_name = name.rpartition(".")
         setattr(lm.get_submodule(module), own_name, torch.empty_like(buffer, device="cpu"))
     lm.initialize_weights()  # for the parameters, on the meta device, it does nothing
-
-
-class StoredTensors:
-    """The tensors of a model directory, read by rows.
-
-    Raises:
-        ValueError: There are no safetensors files.
-    """
-
-    def __init__(self, model_dir: Path) -> None:
-        files = weight_files(model_dir)
-        if not files:
-            found = ", ".join(sorted(path.name for path in model_dir.glob("*.bin"))[:3]) or "no weights"
-            raise ValueError(
-                f"weights come in *.safetensors files, got {found} in {model_dir}; convert them: "
-                "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
-            )
-        self._files = [safe_open(path, framework="pt") for path in files]
-        self._holder = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
-        self.shapes: dict[str, Shape] = {
-            name: tuple(file.get_slice(name).get_shape()) for name, file in self._holder.items()
-        }
-
-    def rows(self, name: str, first: int, count: int) -> Tensor:
-        """[count, …] rows of a tensor in the file's dtype; only they are read."""
-        rows: Tensor = self._holder[name].get_slice(name)[first : first + count]
-        return rows
 
 
 @torch.no_grad()

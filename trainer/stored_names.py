@@ -23,20 +23,22 @@ from transformers.core_model_loading import (
 )
 
 from rollout.weights import piece_shape
+from trainer.stored_tensors import Shape, StoredTensors
 
 Parts = Mapping[str, tuple[str, ...]]
 """By parameter: the stored tensors that lie in it, end to end; nearly always one."""
-Shape = tuple[int, ...]
 
 _Found = list[tuple[str | None, str]]
 """(pattern of the converter that is to merge it, name) of stored tensors that belong to one parameter."""
+
+_REMEDY = "copy the whole snapshot of one model, config.json and weights"
 
 _MERGES = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
 """Experts stacked along axis 0, each a matrix or several below each other."""
 
 
-def parts_of(lm: PreTrainedModel, stored: Mapping[str, Shape]) -> Parts:
-    """The stored tensors of each parameter, given the shapes of all tensors in the model directory.
+def parts_of(lm: PreTrainedModel, stored: StoredTensors) -> Parts:
+    """The stored tensors of each parameter.
 
     Raises:
         ValueError: Tensors are missing, unknown or of another shape; the files would have to be converted by more than
@@ -48,29 +50,28 @@ def parts_of(lm: PreTrainedModel, stored: Mapping[str, Shape]) -> Parts:
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     state, found = lm.state_dict(), defaultdict[str, _Found](list)
-    for name in sorted(stored, key=dot_natural_key):  # experts in the order of their numbers
+    for name in sorted(stored.shapes, key=dot_natural_key):  # experts in the order of their numbers
         parameter, pattern = rename_source_key(name, renamings, converters, lm.base_model_prefix, state)
         found[parameter].append((pattern, name))
-    unknown = sorted(found[name][0][1] for name in found.keys() - parameters.keys() if not _left_out(lm, name))
-    missing = sorted(parameters.keys() - found.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"a model directory must hold exactly the tensors of {type(lm).__name__}: {len(missing)} are missing"
-            f"{_first(missing)}, {len(unknown)} are unknown{_first(unknown)}; copy the whole snapshot of one model"
-        )
+    unknown = [names for key, names in found.items() if key not in parameters and not _left_out(lm, key)]
+    for name in sorted(name for names in unknown for _, name in names):
+        raise ValueError(f"{stored.paths[name]}: {type(lm).__name__} has no place for {name}; {_REMEDY}")
+    for name in sorted(parameters.keys() - found.keys()):
+        raise ValueError(f"{stored.directory}: no file holds {name} of {type(lm).__name__}; {_REMEDY}")
     parts = {name: _in_order(name, found[name], converters) for name in parameters}
     for name, pieces in parts.items():
-        _check_shapes(name, parameters[name], {piece: stored[piece] for piece in pieces})
+        _check_shapes(name, parameters[name], pieces, stored)
     return parts
 
 
 def _refuse_other_state(lm: PreTrainedModel) -> None:
-    """Only parameters are trained, saved and sent to engines."""
-    odd = sorted(lm.state_dict().keys() - {name for name, _ in lm.named_parameters(remove_duplicate=False)})
+    """Only what has a gradient is trained, saved and sent to engines."""
+    trained = {name for name, p in lm.named_parameters(remove_duplicate=False) if p.requires_grad}
+    odd = sorted(lm.state_dict().keys() - trained)
     if odd:
         raise ValueError(
-            f"RLoop trains models whose state is parameters only, {type(lm).__name__} also keeps {odd[0]}; take "
-            "another model"
+            f"RLoop trains models that consist of trained parameters, {type(lm).__name__} also keeps {odd[0]}, which "
+            "gradients do not reach; take another model"
         )
 
 
@@ -95,18 +96,15 @@ def _in_order(parameter: str, found: _Found, converters: list[WeightConverter]) 
     by_pattern = [[name for pattern, name in found if pattern == wanted] for wanted in converter.source_patterns]
     if len({len(names) for names in by_pattern}) > 1:
         counts = " and ".join(f"{len(n)} of {p}" for n, p in zip(by_pattern, converter.source_patterns, strict=True))
-        raise ValueError(f"{parameter} needs the same tensors of each expert, got {counts}; copy the whole snapshot")
+        raise ValueError(f"{parameter} needs the same tensors of each expert, got {counts}; {_REMEDY}")
     return tuple(name for expert in zip(*by_pattern, strict=True) for name in expert)
 
 
-def _check_shapes(parameter: str, shape: Shape, pieces: Mapping[str, Shape]) -> None:
-    for name, got in pieces.items():
-        if (len(pieces) > 1 and len(pieces) % shape[0]) or got != piece_shape(shape, len(pieces)):
+def _check_shapes(parameter: str, shape: Shape, pieces: tuple[str, ...], stored: StoredTensors) -> None:
+    whole_experts = len(pieces) == 1 or len(pieces) % shape[0] == 0
+    for name in pieces:
+        if not whole_experts or stored.shapes[name] != piece_shape(shape, len(pieces)):
             raise ValueError(
-                f"{parameter} {list(shape)} must be made of tensors that fill it, got {len(pieces)} like {name} "
-                f"{list(got)}; take config.json and weights from the same model"
+                f"{stored.paths[name]}: {parameter} {list(shape)} cannot be made of {len(pieces)} tensors like {name} "
+                f"{list(stored.shapes[name])}; {_REMEDY}"
             )
-
-
-def _first(names: list[str]) -> str:
-    return f" (first {names[0]})" if names else ""
