@@ -45,7 +45,6 @@ def parts_of(lm: PreTrainedModel, stored: StoredTensors) -> Parts:
             merging experts; or the model has state that is not a parameter.
     """
     parameters = {name: tuple(p.shape) for name, p in lm.named_parameters()}
-    _refuse_other_state(lm)
     transforms = get_model_conversion_mapping(lm)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
@@ -53,12 +52,13 @@ def parts_of(lm: PreTrainedModel, stored: StoredTensors) -> Parts:
     for name in sorted(stored.shapes, key=dot_natural_key):  # experts in the order of their numbers
         parameter, pattern = rename_source_key(name, renamings, converters, lm.base_model_prefix, state)
         found[parameter].append((pattern, name))
+    parts = {name: _in_order(name, found[name], converters) for name in parameters if name in found}
+    _refuse_other_state(lm)
     unknown = [names for key, names in found.items() if key not in parameters and not _left_out(lm, key)]
     for name in sorted(name for names in unknown for _, name in names):
         raise ValueError(f"{stored.paths[name]}: {type(lm).__name__} has no place for {name}; {_REMEDY}")
-    for name in sorted(parameters.keys() - found.keys()):
+    for name in sorted(parameters.keys() - parts.keys()):
         raise ValueError(f"{stored.directory}: no file holds {name} of {type(lm).__name__}; {_REMEDY}")
-    parts = {name: _in_order(name, found[name], converters) for name in parameters}
     for name, pieces in parts.items():
         _check_shapes(name, parameters[name], pieces, stored)
     return parts
