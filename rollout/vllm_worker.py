@@ -22,6 +22,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers import utils as layer_utils
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.platforms import current_platform
 
 from rollout.adoption import Adoption, view
 from rollout.memory_file import forget_mappings, mapped
@@ -64,8 +65,12 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
 
     def start_weight_update(self) -> None:
         """Bring packed weights back to the shape that checkpoints have."""
-        if not self._in_place:
-            initialize_layerwise_reload(self.model)
+        if self._in_place:
+            return
+        if current_platform.is_cpu():
+            for experts in self._experts():
+                experts.quant_method.moe_kernel = None  # an update would leave it as it is, and packing goes with it
+        initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Load views of the file, which the model fuses and packs as it does at start-up; or adopt them as they are."""
@@ -92,7 +97,10 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
 
     @cached_property
     def _in_place(self) -> bool:
-        return _are_plain() and not any(isinstance(module, RoutedExperts) for module in self.model.modules())
+        return _are_plain() and not self._experts()
+
+    def _experts(self) -> list[RoutedExperts]:
+        return [module for module in self.model.modules() if isinstance(module, RoutedExperts)]
 
     def shutdown(self) -> None:
         """Let go of the files."""

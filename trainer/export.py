@@ -89,5 +89,3 @@ def _write_index(draft: Path, files: dict[str, list[str]]) -> None:
     total = sum((draft / file).stat().st_size for file in files)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (draft / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-
-

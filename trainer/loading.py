@@ -23,15 +23,32 @@ def empty_policy(model_dir: Path, attention: str, compute_dtype: str, device: to
 
     It is in evaluation mode, for good: dropout and router noise would give log-probs that are nobody's.
 
-    Raises `ValueError` when the attention asked for cannot run here.
+    Raises:
+        ValueError: The attention asked for cannot run here, or log-probs of such a model would be wrong.
     """
     chosen = choose_attention(attention, compute_dtype, device)
     logger.info("attention: %s (asked for %s)", chosen, attention)
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=chosen)
+    _refuse_other_maths(lm)
     _compute_buffers(lm)
     return Policy(lm.eval())
+
+
+def _refuse_other_maths(lm: PreTrainedModel) -> None:
+    """Sequences are packed, and log-probs come from the head's own output."""
+    if lm._is_stateful:
+        raise ValueError(
+            f"RLoop packs sequences, and only attention keeps them apart; {type(lm).__name__} carries state from token "
+            "to token; take a model with attention in every layer"
+        )
+    for setting, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
+        if (got := getattr(lm.config, setting, neutral)) != neutral:
+            raise ValueError(
+                f"RLoop takes log-probs from the output head itself, {type(lm).__name__} changes its logits afterwards "
+                f"({setting}={got}); take a model without it"
+            )
 
 
 def _compute_buffers(lm: PreTrainedModel) -> None:

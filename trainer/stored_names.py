@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -88,10 +87,10 @@ def _in_order(parameter: str, found: _Found, converters: list[WeightConverter]) 
         return tuple(name for _, name in found)
     converter = next(c for c in converters if patterns & set(c.source_patterns))
     if [(type(op), getattr(op, "dim", None)) for op in converter.operations] not in _MERGES:
+        operations = " and ".join(type(op).__name__ for op in converter.operations)
         raise ValueError(
             f"RLoop takes stored tensors as they are, or experts to be stacked; {parameter} is made of "
-            f"{' and '.join(converter.source_patterns)} by {', '.join(type(op).__name__ for op in converter.operations)}; "
-            "take another model"
+            f"{' and '.join(converter.source_patterns)} by {operations}; take another model"
         )
     by_pattern = [[name for pattern, name in found if pattern == wanted] for wanted in converter.source_patterns]
     if len({len(names) for names in by_pattern}) > 1:

@@ -49,7 +49,9 @@ def make_family(family: str, directory: Path, dtype: torch.dtype = torch.float32
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(shape | FAMILIES.get(family, {}) | changes)))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **(shape | FAMILIES.get(family, {}) | changes))
+    )
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

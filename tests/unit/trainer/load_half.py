@@ -1,4 +1,4 @@
-"""One rank of two that loads a model, run as a process by test_loading.py; prints how far its own memory grew, in bytes.
+"""One rank of two that loads a model, run as a process by test_loading.py; prints how far its memory grew, in bytes.
 
 Usage: python load_half.py RANK PORT WARM_UP_PORT SMALL_MODEL LARGE_MODEL
 """
