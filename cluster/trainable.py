@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.config import LOGIT_SETTINGS
+
 _CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers names them
 _LAYER_KINDS = ("layer_types", "layers_block_type", "block_types")
 _ATTENTION = ("full_attention", "sliding_attention", "attention")
@@ -25,7 +27,6 @@ _STATE = (
 )
 """What settings of state-space, convolution and linear-attention layers begin with."""
 _RECURRENT = ("rwkv", "xlstm")  # whose settings do not tell
-_NEUTRAL = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1}
 
 
 def untrainable(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
@@ -48,7 +49,7 @@ def untrainable(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
         )
     if "quantization_config" in config:
         yield f"{path}: quantized weights cannot be trained; take the unquantized model"
-    for setting, neutral in _NEUTRAL.items():
+    for setting, neutral in LOGIT_SETTINGS.items():
         if (got := config.get(setting, neutral)) != neutral:
             yield (
                 f"{path}: RLoop takes log-probs from the output head itself, this model changes its logits afterwards "

@@ -5,6 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LOGIT_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1}
+"""What in a model's config.json changes logits after the output head, with the values that change nothing."""
+
 
 class ScratchConfig(BaseModel):
     """A tiny model made from nothing, for demos and tests (Qwen3 architecture, tied embeddings)."""

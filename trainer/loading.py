@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from trainer.config import LOGIT_SETTINGS
 from trainer.fsdp import ShardedPolicy, first_row
 from trainer.policy import Policy, choose_attention
 from trainer.stored_names import Parts
@@ -43,7 +44,7 @@ def _refuse_other_maths(lm: PreTrainedModel) -> None:
             f"RLoop packs sequences, and only attention keeps them apart; {type(lm).__name__} carries state from token "
             "to token; take a model with attention in every layer"
         )
-    for setting, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
+    for setting, neutral in LOGIT_SETTINGS.items():
         if (got := getattr(lm.config, setting, neutral)) != neutral:
             raise ValueError(
                 f"RLoop takes log-probs from the output head itself, {type(lm).__name__} changes its logits afterwards "
