@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.trainable import untrainable
 from trainer.config import ScratchConfig
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -47,6 +48,7 @@ def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
     shapes, more = _weights(path)
     problems += more
     problems += _tokenizer(path, config, shapes)
+    problems += untrainable(path, config) if config else ()
     if shapes and not any(name.startswith("model.layers.0.") for name in shapes):
         problems.append(
             f"{path}: RLoop trains decoder models with weights named model.layers.*, this one has {min(shapes)}; take "
@@ -82,7 +84,8 @@ def _weights(path: Path) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         return {}, [
-            f"{path}: no *.safetensors weights; save the model with save_pretrained(…, safe_serialization=True)"
+            f"{path}: no *.safetensors weights; convert what is there: "
+            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
         ]
     shapes: dict[str, tuple[int, ...]] = {}
     problems = []

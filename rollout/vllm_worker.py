@@ -2,11 +2,13 @@
 
 vLLM imports this module there because `worker_extension_cls` names a class of it; that registers the transfer. On a CPU
 there are two ways to hold a matrix: packed by oneDNN, which is faster to compute with and has to be packed again for
-every version, or plain: then the engine computes with the matrices where they lie in the file.
+every version, or plain: then the engine computes with the matrices where they lie in the file. Experts are always
+packed, so a model that has some takes all of its weights by the first way.
 """
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.layers import utils as layer_utils
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.platforms import current_platform
 
 from rollout.adoption import Adoption, view
 from rollout.memory_file import forget_mappings, mapped
@@ -61,14 +65,18 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
 
     def start_weight_update(self) -> None:
         """Bring packed weights back to the shape that checkpoints have."""
-        if not _are_plain():
-            initialize_layerwise_reload(self.model)
+        if self._in_place:
+            return
+        if current_platform.is_cpu():
+            for experts in self._experts():
+                experts.quant_method.moe_kernel = None  # an update would leave it as it is, and packing goes with it
+        initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Load views of the file, which the model fuses and packs as it does at start-up; or adopt them as they are."""
         file = torch.from_numpy(mapped(update_info.path, update_info.nbytes))
-        specs = [TensorSpec(**fields) for fields in update_info.tensors]
-        if not _are_plain():
+        specs = [piece for fields in update_info.tensors for piece in TensorSpec(**fields).pieces()]
+        if not self._in_place:
             self.model.load_weights((spec.name, view(file, spec)) for spec in specs)
         elif self._adoption is None:
             self._adoption, self._adopted = Adoption(self.model, self.model.load_weights, file, specs), specs
@@ -79,13 +87,20 @@ class FileTransfer(WeightTransferEngine[NoInit, FileUpdate]):
 
     def finish_weight_update(self) -> None:
         """Finish the layers that are packed."""
-        if _are_plain():
+        if self._in_place:
             return
         finalize_layerwise_reload(self.model, self.model_config)
         head = getattr(self.model, "lm_head", None)
         if head is not None and hasattr(head, "cpu_linear"):
             # On CPU the head computes with a packed copy, which the reload of a tied embedding does not renew.
             head.quant_method.process_weights_after_loading(head)
+
+    @cached_property
+    def _in_place(self) -> bool:
+        return _are_plain() and not self._experts()
+
+    def _experts(self) -> list[RoutedExperts]:
+        return [module for module in self.model.modules() if isinstance(module, RoutedExperts)]
 
     def shutdown(self) -> None:
         """Let go of the files."""

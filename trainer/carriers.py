@@ -19,7 +19,7 @@ from trainer.rendezvous import free_port
 
 Info = dict[str, Any]
 Tensors = Mapping[str, Tensor]
-"""Whole tensors by name, in the layout's order."""
+"""What engines load, by name, in the order of the layout's pieces."""
 
 PACKED_BYTES = 128 << 20
 PACKED_BUFFERS = 2
@@ -134,7 +134,7 @@ class IpcCarrier:
         unpickle them (VLLM_ALLOW_INSECURE_SERIALIZATION=1).
         """
         # PyTorch counts one release per export, and the engine releases what it opened after every update.
-        handles = [{self._gpu: self._export(tensors[spec.name])} for spec in layout.tensors]
+        handles = [{self._gpu: self._export(tensors[spec.name])} for spec in layout.pieces]
         return _facts(layout) | {"ipc_handles_pickled": base64.b64encode(pickle.dumps(handles)).decode()}
 
     def send(self, tensors: Tensors) -> None:
@@ -151,7 +151,7 @@ def gpu_uuid(device: torch.device) -> str:
 
 def _facts(layout: WeightLayout) -> Info:
     return {
-        "names": [spec.name for spec in layout.tensors],
-        "dtype_names": [spec.dtype for spec in layout.tensors],
-        "shapes": [list(spec.shape) for spec in layout.tensors],
+        "names": [spec.name for spec in layout.pieces],
+        "dtype_names": [spec.dtype for spec in layout.pieces],
+        "shapes": [list(spec.shape) for spec in layout.pieces],
     }

@@ -4,6 +4,7 @@ One path for any number of ranks, one included. Parameters go by their Hugging F
 embedding and is not listed twice.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from trainer.batching import MicroBatch
 from trainer.logprobs import Entropy
+from trainer.lora import MergedWeights, own_name
 from trainer.policy import Policy
 
 _CRITIC = "value_head."
@@ -39,6 +41,8 @@ class Sharding:
     """Compute each block's activations again in the backward pass."""
     cpu_offload: bool = False
     """Keep shards, gradients and optimizer state in host memory."""
+    adapter_scale: float | None = None
+    """What adapters are multiplied by when they are merged; None for a policy without."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +58,16 @@ class Scores:
 
 
 class ShardedPolicy:
-    """A policy under FSDP2: forward passes, and this rank's shards of parameters and gradients."""
+    """A policy under FSDP2: forward passes, and this rank's shards of parameters and gradients.
+
+    `policy` has its parameters on the meta device: memory is taken for shards alone, and they are not filled here.
+    """
 
     def __init__(self, policy: Policy, mesh: DeviceMesh, sharding: Sharding) -> None:
         self.rank = mesh.get_rank()
         self.world_size = mesh.size()
         self._policy = policy
+        self._adapter_scale = sharding.adapter_scale
         on_gpu = mesh.device_type == "cuda"  # on CPUs one more collective costs more than memory does
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self._reduce_once = not on_gpu
@@ -70,6 +78,7 @@ class ShardedPolicy:
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=precision, offload_policy=offload, reshard_after_forward=reshard)
         fully_shard(policy, mesh=mesh, mp_policy=precision, offload_policy=offload, reshard_after_forward=False)
+        _allocate(policy, torch.device("cpu") if sharding.cpu_offload else self.device)
 
     def __call__(self, micro: MicroBatch, temperature: float, entropy: Entropy = "value") -> Scores:
         """Scores [n] of a micro-batch's targets, to be followed by a backward pass."""
@@ -85,17 +94,30 @@ class ShardedPolicy:
         return scores
 
     @property
-    def trained(self) -> dict[str, DTensor]:
-        """Sharded parameters that are trained: those of the model by Hugging Face name, in its order, and the critic's.
-
-        The critic's are no part of the policy: they are saved to go on from, and nowhere else.
-        """
-        return {name.replace(_WRAPPER, "").removeprefix("lm."): p for name, p in self._policy.named_parameters()}
+    def model(self) -> dict[str, DTensor]:
+        """Sharded parameters of the model by Hugging Face name, in its order: without adapters and critic."""
+        named = {own_name(name): p for name, p in self._named() if not name.startswith(_CRITIC)}
+        return {name: p for name, p in named.items() if name is not None}
 
     @property
-    def parameters(self) -> dict[str, DTensor]:
-        """The same without the critic: what the policy is made of."""
+    def trained(self) -> dict[str, DTensor]:
+        """Sharded parameters that are trained: the model's or its adapters', and the critic's."""
+        return {name: p for name, p in self._named() if p.requires_grad}
+
+    @property
+    def weights(self) -> dict[str, DTensor]:
+        """The same without the critic: what tells one policy from another."""
         return {name: p for name, p in self.trained.items() if not name.startswith(_CRITIC)}
+
+    def published(self) -> Mapping[str, DTensor]:
+        """The policy as others know it, by Hugging Face name: the model, adapters merged in. A collective."""
+        if self._adapter_scale is None:
+            return self.model
+        return MergedWeights(self.model, self.weights, self._adapter_scale)
+
+    def _named(self) -> Iterator[tuple[str, DTensor]]:
+        for name, parameter in self._policy.named_parameters():
+            yield name.replace(_WRAPPER, "").removeprefix("lm."), parameter
 
     def shards(self) -> dict[str, Tensor]:
         """This rank's rows of each trained parameter: the storage itself."""
@@ -136,6 +158,14 @@ def _checkpointed(policy: Policy) -> list[nn.Module]:
         for name, child in list(parent.named_children()):
             setattr(parent, name, checkpoint_wrapper(child))
     return [wrapped for parent in parents for wrapped in parent.children()]
+
+
+def _allocate(policy: nn.Module, device: torch.device) -> None:
+    """Memory for the parameters; buffers keep their values."""
+    buffers = dict(policy.named_buffers())
+    policy.to_empty(device=device)
+    for name, buffer in policy.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def local_shard(tensor: DTensor | nn.Parameter) -> Tensor:

@@ -24,14 +24,19 @@ from trainer.batching import split_by_groups, whole_sequences
 from trainer.carriers import OpenGroup
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.config import OptimConfig, TrainerConfig
+from trainer.export import export_model
 from trainer.flops import Work, active_parameters, peak_flops
 from trainer.fsdp import ShardedPolicy, Sharding
+from trainer.loading import empty_policy, load_shards
+from trainer.lora import add_adapters, export_adapters, start_adapters
 from trainer.objectives import Objective, rl_objective, sft_objective
 from trainer.optim import ShardedAdamW
-from trainer.policy import Policy, load_policy
+from trainer.policy import Policy
 from trainer.reference import Reference
 from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
 from trainer.shelves import Shelf, make_shelf
+from trainer.stored_names import Parts, parts_of
+from trainer.stored_tensors import StoredTensors
 from trainer.updates import Trainer
 
 ObjectiveName = Literal["rl", "sft"]
@@ -75,15 +80,23 @@ class LearnerRank:
         self._reference: Reference | None = None
         self._work: Work | None = None
         self._writer: CheckpointWriter | None = None
+        self._parts: Parts = {}
 
     def connect(self, master_address: str, port: int, timeout_s: float) -> None:
         """Join the other ranks and build the sharded policy from the model directory."""
         torch.manual_seed(self._seed)
-        critic = self._config.rl.has_critic
-        policy = load_policy(self._model_dir, self._attention, self._config.compute_dtype, self._device, critic)
-        mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
+        config, stored = self._config, StoredTensors(self._model_dir)
+        policy = empty_policy(
+            self._model_dir, self._attention, config.compute_dtype, self._device, config.rl.has_critic
+        )
+        self._parts = parts_of(policy.lm, stored)
         self._work = _work(policy)
+        if config.lora.rank:
+            add_adapters(policy.lm, policy.blocks, config.lora, getattr(torch, config.compute_dtype))
+        mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
         self._policy = ShardedPolicy(policy, mesh, self._sharding())
+        load_shards(self._policy, stored, self._parts)
+        start_adapters(self._policy.weights, self._seed)
         self._writer = CheckpointWriter(timeout_s)
         host = own_address(master_address, port)
         self._shelf = make_shelf(
@@ -133,7 +146,7 @@ class LearnerRank:
 
     def _start_from(self, weights: str | None) -> None:
         if weights is not None:
-            checkpoints.load_checkpoint(Path(weights), self.policy.parameters, None)
+            checkpoints.load_checkpoint(Path(weights), self.policy.weights, None)
         self.policy.reset_critic()
         if any("reference" in objective.needs for objective in self._objectives.values()):
             self._reference = Reference(self.policy.shards())
@@ -173,7 +186,7 @@ class LearnerRank:
 
     def layout(self) -> WeightLayout:
         """Where each full tensor lies in a weight file, in the publish dtype, and where this rank serves its copy."""
-        layout = publish.layout_of(self.policy.parameters, self._publish_dtype, self._world_size)
+        layout = publish.layout_of(self.policy.model, self._parts, self._publish_dtype, self._world_size)
         return replace(layout, sources=self._shelf.sources) if self._shelf else layout
 
     def stage(self, slot: WeightSlot) -> None:
@@ -182,9 +195,9 @@ class LearnerRank:
         From then on the slot has all there is to know of the version: training may go on while engines load it.
         """
         if self._shelf:
-            self._shelf.put(self.policy.parameters, slot, self._rank, self._world_size)
+            self._shelf.put(self.policy.published(), slot, self._rank, self._world_size)
         else:
-            publish.write_shards(self.policy.parameters, slot, self._rank, self._world_size)
+            publish.write_shards(self.policy.published(), slot, self._rank, self._world_size)
         dist.barrier()
 
     def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
@@ -195,14 +208,14 @@ class LearnerRank:
 
     def weights_hash(self) -> str:
         """sha256 over names and full tensors; the same for any number of ranks."""
-        return checkpoints.hash_weights(self.policy.parameters)
+        return checkpoints.hash_weights(self.policy.published())
 
     def save(self, directory: str, optimizer: bool) -> None:
         """Begin to write a sharded checkpoint of now, with optimizer, schedule position and random state when asked.
 
         Returns when the state is copied: it may change while it is written. One at a time; `saved` tells of its end.
         """
-        tensors = self.policy.trained if optimizer else self.policy.parameters
+        tensors = self.policy.trained if optimizer else self.policy.weights
         self.writer.save(Path(directory), tensors, self.optimizer if optimizer else None)
 
     def saved(self, timeout_s: float) -> bool:
@@ -210,9 +223,15 @@ class LearnerRank:
         return self.writer.saved(timeout_s)
 
     def export(self, directory: str) -> None:
-        """Write a Hugging Face model directory in the dtype of the model that training began with."""
+        """Write a Hugging Face model directory in the dtype of the model that training began with.
+
+        With adapters they are merged into it, and also written by themselves to `adapter` beside it.
+        """
         dtype = AutoConfig.from_pretrained(self._model_dir, local_files_only=True).dtype or torch.float32
-        checkpoints.export_model(Path(directory), self.policy.parameters, self._model_dir, dtype)
+        export_model(Path(directory), self.policy.published(), self._parts, self._model_dir, dtype)
+        if self._config.lora.rank:
+            adapters = Path(directory).with_name("adapter")
+            export_adapters(adapters, self.policy.weights, self._config.lora, self._model_dir)
 
     def close(self) -> None:
         """Let a save under way end, then leave the process group. Safe to call twice."""
@@ -230,6 +249,7 @@ class LearnerRank:
             config.reshard_after_forward,
             config.activation_checkpointing,
             config.cpu_offload,
+            config.lora.alpha / config.lora.rank if config.lora.rank else None,
         )
 
     def _fresh_optimizer(self, optim: OptimConfig, total_steps: int) -> ShardedAdamW:

@@ -62,7 +62,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         d_logprobs, d_entropies = gradients
         hidden, weight, targets, norms, entropies = ctx.saved_tensors
         d_hidden = torch.empty_like(hidden)

@@ -23,8 +23,8 @@ from trainer.directories import atomic_directory
 _BASE, _A, _B = ".base_layer", ".lora_A.default", ".lora_B.default"
 
 
-def add_adapters(lm: PreTrainedModel, blocks: list[nn.Module], config: LoraConfig) -> None:
-    """Freeze the model and give its linear layers adapters, on the meta device.
+def add_adapters(lm: PreTrainedModel, blocks: list[nn.Module], config: LoraConfig, frozen: torch.dtype) -> None:
+    """Freeze the model, in the dtype `frozen`, and give its linear layers float32 adapters, all on the meta device.
 
     Raises:
         ValueError: No layer has one of the names in `targets`.
@@ -41,6 +41,9 @@ def add_adapters(lm: PreTrainedModel, blocks: list[nn.Module], config: LoraConfi
     targets = sorted(config.targets or linear)
     adapters = PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, bias="none")
     inject_adapter_in_model(adapters, lm, low_cpu_mem_usage=True)
+    for parameter in lm.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(frozen)
 
 
 @torch.no_grad()
@@ -73,19 +76,20 @@ class MergedWeights(Mapping[str, DTensor]):
     Making this is a collective; asking for a tensor is not.
 
     Args:
-        parameters: Every parameter of the model with adapters, frozen ones included.
+        model: Frozen parameters by the model's own names.
+        adapters: Those of the adapters.
         scale: alpha / r.
     """
 
-    def __init__(self, parameters: Mapping[str, DTensor], scale: float) -> None:
-        self._parameters = {name.replace(_BASE, ""): p for name, p in parameters.items() if not _is_adapter(name)}
-        self._b = {name.replace(_B, ""): p for name, p in parameters.items() if _B in name}
+    def __init__(self, model: Mapping[str, DTensor], adapters: Mapping[str, DTensor], scale: float) -> None:
+        self._model = model
+        self._b = {name.replace(_B, ""): p for name, p in adapters.items() if _B in name}
         self._scale = scale
         with torch.no_grad():
-            self._a = {name.replace(_A, ""): p.full_tensor() for name, p in parameters.items() if _A in name}
+            self._a = {name.replace(_A, ""): p.full_tensor() for name, p in adapters.items() if _A in name}
 
     def __getitem__(self, name: str) -> DTensor:
-        base = self._parameters[name]
+        base = self._model[name]
         if name not in self._b:
             return base
         with torch.no_grad():
@@ -96,21 +100,22 @@ class MergedWeights(Mapping[str, DTensor]):
         )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parameters)
+        return iter(self._model)
 
     def __len__(self) -> int:
-        return len(self._parameters)
+        return len(self._model)
 
 
-def _is_adapter(name: str) -> bool:
-    return _A in name or _B in name
+def own_name(name: str) -> str | None:
+    """The model's own name of a parameter in a model with adapters; None for a parameter of an adapter."""
+    return None if _A in name or _B in name else name.replace(_BASE, "")
 
 
 def export_adapters(directory: Path, trained: Mapping[str, DTensor], config: LoraConfig, base: Path) -> None:
     """Write a directory that peft's `PeftModel.from_pretrained` loads onto the base model. A collective."""
     adapters: dict[str, Tensor] = {}
     for name, parameter in trained.items():
-        if _is_adapter(name):
+        if own_name(name) is None:
             whole = parameter.full_tensor().detach().cpu()
             adapters["base_model.model." + name.replace(".default", "")] = whole
     if dist.get_rank() == 0:

@@ -3,18 +3,11 @@
 The wrapper is the FSDP root, so hidden states and output head belong to one forward pass.
 """
 
-import logging
-from pathlib import Path
-
-import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
-from trainer.attention import PackedSequences, choose_attention
+from trainer.attention import PackedSequences
 from trainer.logprobs import Entropy, token_logprobs
-
-logger = logging.getLogger(__name__)
 
 
 class Policy(nn.Module):
@@ -64,19 +57,3 @@ class Policy(nn.Module):
 def logit_scale(config: object) -> float:
     """The factor that some architectures put on their logits (Cohere multiplies, Granite divides)."""
     return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-
-
-def load_policy(
-    model_dir: Path, attention: str, compute_dtype: str, device: torch.device, critic: bool = False
-) -> Policy:
-    """The policy of a Hugging Face model directory, with float32 master weights on the CPU (sharding moves them).
-
-    Raises `ValueError` when the attention asked for cannot run here.
-    """
-    disable_progress_bar()
-    chosen = choose_attention(attention, compute_dtype, device)
-    logger.info("attention: %s (asked for %s)", chosen, attention)
-    lm = AutoModelForCausalLM.from_pretrained(
-        model_dir, dtype=torch.float32, attn_implementation=chosen, local_files_only=True
-    )
-    return Policy(lm.train(), critic)

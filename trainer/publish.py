@@ -10,11 +10,12 @@ from rollout.memory_file import mapped
 from rollout.weight_sums import checksum, promise, side_by_side
 from rollout.weights import TensorSpec, WeightLayout, WeightSlot
 from trainer.fsdp import first_row, local_shard
+from trainer.stored_names import Parts
 
 
-def layout_of(parameters: Mapping[str, DTensor], dtype: str, ranks: int) -> WeightLayout:
+def layout_of(parameters: Mapping[str, DTensor], parts: Parts, dtype: str, ranks: int) -> WeightLayout:
     """Where each full tensor lies in a weight file, in `dtype`; the same on every rank."""
-    return WeightLayout.of(((name, dtype, tuple(p.shape)) for name, p in parameters.items()), ranks)
+    return WeightLayout.of(((name, dtype, tuple(p.shape)) for name, p in parameters.items()), ranks, parts)
 
 
 def write_shards(parameters: Mapping[str, DTensor], slot: WeightSlot, rank: int, world_size: int) -> None:

@@ -5,13 +5,13 @@ themselves move on with the next step. It lies in host memory, so on the GPU the
 parameter beside the shards. For CUDA-IPC it has to lie on the GPU that learner and engine share.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from rollout.weights import RowSource, WeightLayout, WeightSlot
+from rollout.weights import RowSource, TensorSpec, WeightLayout, WeightSlot
 from trainer.publish import check_layout
 from trainer.weight_sender import WeightSender
 
@@ -51,7 +51,8 @@ class WholeShelf:
         if self._sender:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)  # the engine reads from another process, on a stream of its own
-            self._sender.offer(slot.side, slot.version, slot.layout, self._sides[slot.side])
+            pieces = {k: v for spec in slot.layout.tensors for k, v in _pieces(spec, self._sides[slot.side][spec.name])}
+            self._sender.offer(slot.side, slot.version, slot.layout, pieces)
 
     def close(self) -> None:
         """Stop sending and free the memory. Safe to call twice."""
@@ -65,3 +66,8 @@ class WholeShelf:
             spec.name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device=self._device, pin_memory=pinned)
             for spec in layout.tensors
         }
+
+
+def _pieces(spec: TensorSpec, whole: Tensor) -> Iterator[tuple[str, Tensor]]:
+    pieces = spec.pieces()
+    return zip(spec.parts, whole.view(len(pieces), *pieces[0].shape), strict=True)

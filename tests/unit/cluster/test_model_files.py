@@ -118,3 +118,8 @@ def test_the_size_of_a_scratch_model_is_that_of_the_model_made(tmp_path: Path) -
 def test_a_model_that_is_no_llama_like_decoder_is_refused_before_anything_starts(model: Path) -> None:
     write_safetensors(model / "model.safetensors", {"wte.weight": [6, 4], "h.0.attn.c_attn.weight": [4, 12]})
     assert "weights named model.layers.*" in refused(model)
+
+
+def test_a_model_that_cannot_be_trained_packed_is_refused_from_its_config_alone(model: Path) -> None:
+    (model / "config.json").write_text(json.dumps(CONFIG | {"model_type": "jamba", "mamba_d_conv": 4}))
+    assert "this model has other layers (mamba_d_conv)" in refused(model)

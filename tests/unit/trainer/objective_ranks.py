@@ -18,11 +18,13 @@ from rollout.records import TrainingBatch
 from trainer.batching import split_by_groups
 from trainer.config import OptimConfig
 from trainer.fsdp import ShardedPolicy, Sharding
+from trainer.loading import empty_policy, load_shards
 from trainer.objectives import Objective
 from trainer.optim import ShardedAdamW
-from trainer.policy import load_policy
 from trainer.reference import Reference
 from trainer.rendezvous import join_ranks, leave_ranks
+from trainer.stored_names import parts_of
+from trainer.stored_tensors import StoredTensors
 from trainer.updates import Trainer
 
 CPU = torch.device("cpu")
@@ -32,10 +34,15 @@ def one_step(
     model_dir: Path, mesh: Any, batch: TrainingBatch, objective: Objective, minibatches: int, max_tokens: int
 ) -> dict[str, Any]:
     """Metrics of a step, and of its last update the gradients (clipped to 1) by name."""
-    torch.manual_seed(0)  # the critic's head is random here, so that its values differ
-    policy = ShardedPolicy(
-        load_policy(model_dir, "auto", "float32", CPU, "values" in objective.needs), mesh, Sharding()
+    empty, stored = (
+        empty_policy(model_dir, "auto", "float32", CPU, "values" in objective.needs),
+        StoredTensors(model_dir),
     )
+    policy = ShardedPolicy(empty, mesh, Sharding())
+    load_shards(policy, stored, parts_of(empty.lm, stored))
+    for name, shard in policy.shards().items():
+        if name.startswith("value_head"):  # so that values differ
+            shard.copy_(torch.linspace(-1, 1, shard.numel()).view_as(shard))
     reference = Reference({name: shard * 1.02 for name, shard in policy.shards().items()})
     optim = OptimConfig(lr=1e-4, beta1=0.0)  # the first moment is the gradient
     optimizer = ShardedAdamW(policy.shards(), frozenset(), optim, 1)

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rollout.records import TrainingBatch
 from rollout.weight_sums import promised, sums_in
 from rollout.weights import WeightSlot
-from trainer.checkpoints import export_model
 from trainer.config import OptimConfig, RLConfig, TrainerConfig
+from trainer.export import export_model
 from trainer.learner import LearnerRank
 from trainer.rendezvous import free_port, join_ranks
 
@@ -176,7 +176,7 @@ def test_what_two_ranks_stage_and_export_are_the_weights_they_saved(
     exported = AutoModelForCausalLM.from_pretrained(folder / "export").state_dict()
     assert exported.keys() == {spec.name for spec in layout.tensors} | {"lm_head.weight"}
     for spec in layout.tensors:
-        weights = learner.policy.parameters[spec.name].full_tensor().detach()
+        weights = learner.policy.model[spec.name].full_tensor().detach()
         in_file = np.frombuffer(staged, np.float32, weights.numel(), spec.offset).reshape(spec.shape)
         np.testing.assert_array_equal(in_file, weights.numpy())
         assert torch.equal(exported[spec.name], weights)
@@ -348,10 +348,12 @@ def test_bfloat16_weights_are_staged_and_exported_rounded_in_several_files(
 ) -> None:
     one_rank()
     learner = one_rank()
-    export_model(tmp_path / "out", learner.policy.parameters, model_dir, torch.bfloat16, file_bytes=20_000)
+    parameters = learner.policy.model
+    parts = {name: (name,) for name in parameters}
+    export_model(tmp_path / "out", parameters, parts, model_dir, torch.bfloat16, file_bytes=20_000)
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16).state_dict()
-    for name, parameter in learner.policy.parameters.items():
+    for name, parameter in parameters.items():
         assert torch.equal(exported[name], parameter.full_tensor().bfloat16())
 
 

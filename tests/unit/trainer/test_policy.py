@@ -3,16 +3,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from trainer.attention import PACKED_SDPA
 from trainer.batching import whole_sequences
-from trainer.policy import Policy, load_policy
+from trainer.policy import Policy
 
 LENGTHS = (5, 17, 3, 30, 29, 16, 2, 23)
 
 
 @pytest.fixture(scope="module")
 def policy(model_dir: Path) -> Policy:
-    return load_policy(model_dir, "auto", "float32", torch.device("cpu"))
+    return Policy(AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation=PACKED_SDPA).eval())
 
 
 @pytest.fixture(scope="module")

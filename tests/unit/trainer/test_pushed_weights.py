@@ -261,7 +261,7 @@ def test_a_learner_pushes_what_it_staged_while_it_trains_on(nccl, model_dir):
     )
     learner.connect("127.0.0.1", free_port(), 30)
     slot = WeightSlot("", learner.layout(), 1)
-    staged = {name: p.full_tensor().detach().bfloat16() for name, p in learner.policy.parameters.items()}
+    staged = {name: p.full_tensor().detach().bfloat16() for name, p in learner.policy.model.items()}
     learner.stage(slot)
     with torch.no_grad():
         for shard in learner.policy.shards().values():

@@ -72,7 +72,7 @@ def be_one_of_two(rank: int, port: int, folder: Path, job: dict[str, Any]) -> No
     learner.stage(WeightSlot(str(folder / "slot"), layout, 7))
     shelf = WholeShelf(FakeSender() if rank == 0 else None, torch.device("cpu"))  # type: ignore[arg-type]
     for version in (7, 9):
-        shelf.put(learner.policy.parameters, WeightSlot("", layout, version, side=1), rank, 2)
+        shelf.put(learner.policy.published(), WeightSlot("", layout, version, side=1), rank, 2)
     report["offered"] = FakeSender.offered
     learner.export(str(folder / "export"))
     report["layout"] = layout
@@ -97,7 +97,7 @@ def be_one_of_three(rank: int, port: int, folder: Path, job: dict[str, Any]) -> 
 
 def state_hash(learner: LearnerRank) -> str:
     """Of weights and moments, whole ones: the same on any number of ranks."""
-    state = state_of(learner.policy.parameters, learner.optimizer)
+    state = state_of(learner.policy.trained, learner.optimizer)
     return hash_weights({name: tensor for name, tensor in state.items() if isinstance(tensor, DTensor)})
 
 

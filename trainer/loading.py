@@ -1,0 +1,80 @@
+"""A policy from a model directory, of which no process ever holds more than its shards and one tensor's rows.
+
+First the model without any memory for parameters, then, sharded and allocated by `trainer.fsdp`, each rank's rows
+straight from the files.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from trainer.attention import choose_attention
+from trainer.config import LOGIT_SETTINGS
+from trainer.fsdp import ShardedPolicy, first_row, local_shard
+from trainer.policy import Policy
+from trainer.stored_names import Parts
+from trainer.stored_tensors import StoredTensors
+
+logger = logging.getLogger(__name__)
+
+
+def empty_policy(
+    model_dir: Path, attention: str, compute_dtype: str, device: torch.device, critic: bool = False
+) -> Policy:
+    """The policy of a Hugging Face model directory, its float32 parameters on the meta device; buffers are real.
+
+    It is in evaluation mode, for good: dropout and router noise would give log-probs that are nobody's.
+
+    Raises:
+        ValueError: The attention asked for cannot run here, or log-probs of such a model would be wrong.
+    """
+    chosen = choose_attention(attention, compute_dtype, device)
+    logger.info("attention: %s (asked for %s)", chosen, attention)
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+    with torch.device("meta"):
+        lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=chosen)
+    _refuse_other_maths(lm)
+    _compute_buffers(lm)
+    with torch.device("meta"):
+        return Policy(lm.eval(), critic)
+
+
+def _refuse_other_maths(lm: PreTrainedModel) -> None:
+    """Sequences are packed, and log-probs come from the head's own output."""
+    if lm._is_stateful:
+        raise ValueError(
+            f"RLoop packs sequences, and only attention keeps them apart; {type(lm).__name__} carries state from token "
+            "to token; take a model with attention in every layer"
+        )
+    for setting, neutral in LOGIT_SETTINGS.items():
+        if (got := getattr(lm.config, setting, neutral)) != neutral:
+            raise ValueError(
+                f"RLoop takes log-probs from the output head itself, {type(lm).__name__} changes its logits afterwards "
+                f"({setting}={got}); take a model without it"
+            )
+
+
+def _compute_buffers(lm: PreTrainedModel) -> None:
+    """Rotary frequencies and the like, which files do not hold."""
+    for name, buffer in list(lm.named_buffers()):
+        module, _, own_name = name.rpartition(".")
+        setattr(lm.get_submodule(module), own_name, torch.empty_like(buffer, device="cpu"))
+    lm.initialize_weights()  # for the parameters, on the meta device, it does nothing
+
+
+@torch.no_grad()
+def load_shards(policy: ShardedPolicy, stored: StoredTensors, parts: Parts) -> None:
+    """Fill this rank's rows of the model; a rank reads only its rows, and of merged experts only its experts."""
+    for name, parameter in policy.model.items():
+        shard, num_rows, pieces = local_shard(parameter), parameter.shape[0], parts[name]
+        first = first_row(num_rows, policy.rank, policy.world_size)
+        if len(pieces) == 1:
+            shard.copy_(stored.rows(pieces[0], first, len(shard)))
+            continue
+        per_expert = len(pieces) // num_rows
+        for expert, matrices in enumerate(shard, first):
+            names = pieces[expert * per_expert : (expert + 1) * per_expert]
+            for piece, matrix in zip(names, matrices.chunk(per_expert), strict=True):
+                matrix.copy_(stored.rows(piece, 0, len(matrix)))
