@@ -4,7 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,16 @@ def told(home: Path, rank: int = 0) -> dict[str, Any]:
     return pickle.loads((home / f"rank-{rank}.pickle").read_bytes())
 
 
-def logprobs_of(model_dir: Path) -> Iterator[np.ndarray]:
+@torch.no_grad()
+def logprobs_of(model_dir: Path) -> list[np.ndarray]:
     """What transformers gives the sequences, in evaluation mode."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    found = []
     for sequence in SEQUENCES:
         ids = torch.tensor(sequence, dtype=torch.int64)[None]
-        with torch.no_grad():
-            yield model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1).numpy()
+        logprobs = model(ids).logits[0, :-1].log_softmax(-1)
+        found.append(logprobs.gather(-1, ids[0, 1:, None]).squeeze(-1).numpy())
+    return found
 
 
 def test_log_probs_are_those_of_transformers(home: Path) -> None:
