@@ -8,7 +8,13 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from trainer.attention import choose_attention
 from trainer.config import LOGIT_SETTINGS
@@ -33,26 +39,27 @@ def empty_policy(
     chosen = choose_attention(attention, compute_dtype, device)
     logger.info("attention: %s (asked for %s)", chosen, attention)
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+    _refuse_other_maths(config)
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=chosen)
-    _refuse_other_maths(lm)
+        policy = Policy(lm.eval(), critic)
     _compute_buffers(lm)
-    with torch.device("meta"):
-        return Policy(lm.eval(), critic)
+    return policy
 
 
-def _refuse_other_maths(lm: PreTrainedModel) -> None:
+def _refuse_other_maths(config: PretrainedConfig) -> None:
     """Sequences are packed, and log-probs come from the head's own output."""
-    if lm._is_stateful:
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if architecture._is_stateful:
         raise ValueError(
-            f"RLoop packs sequences, and only attention keeps them apart; {type(lm).__name__} carries state from token "
-            "to token; take a model with attention in every layer"
+            f"RLoop packs sequences, and only attention keeps them apart; {architecture.__name__} carries state from "
+            "token to token; take a model with attention in every layer"
         )
     for setting, neutral in LOGIT_SETTINGS.items():
-        if (got := getattr(lm.config, setting, neutral)) != neutral:
+        if (got := getattr(config, setting, neutral)) != neutral:
             raise ValueError(
-                f"RLoop takes log-probs from the output head itself, {type(lm).__name__} changes its logits afterwards "
-                f"({setting}={got}); take a model without it"
+                f"RLoop takes log-probs from the output head itself, {architecture.__name__} changes its logits "
+                f"afterwards ({setting}={got}); take a model without it"
             )
 
 

@@ -14,15 +14,14 @@ class Policy(nn.Module):
     """Log-probs and entropies of a causal language model, and with a critic the values of its states.
 
     Raises:
-        ValueError: For an output head that is more than a scaled matrix.
+        ValueError: For an output head that is more than a matrix.
     """
 
     def __init__(self, lm: PreTrainedModel, critic: bool = False) -> None:
         super().__init__()
-        if lm.get_output_embeddings().bias is not None or getattr(lm.config, "final_logit_softcapping", None):
+        if lm.get_output_embeddings().bias is not None:
             raise ValueError(
-                f"the output head must be a plain matrix, {type(lm).__name__} adds a bias or caps its logits; "
-                "use another model"
+                f"the output head must be a plain matrix, {type(lm).__name__} adds a bias; use another model"
             )
         self.lm = lm
         self.value_head = nn.Linear(lm.config.hidden_size, 1) if critic else None

@@ -25,6 +25,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 32,
         }
     },
+    "granite": {"logits_scaling": 4.0},
     "qwen3_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True},
     "mixtral": {"num_local_experts": 4, "tie_word_embeddings": True, "router_jitter_noise": 0.3},
 }

@@ -19,12 +19,14 @@ from rollout.adoption import view
 from rollout.records import TrainingBatch
 from rollout.weight_check import check_tensors, checkpoint_tensors
 from rollout.weights import WeightSlot
-from trainer.config import OptimConfig, TrainerConfig
+from trainer.config import LoraConfig, OptimConfig, TrainerConfig
 from trainer.learner import LearnerRank
 from trainer.rendezvous import free_port
 
 OPTIM = OptimConfig(lr=1e-2)
 CONFIG = TrainerConfig(compute_dtype="float32", micro_batch_tokens=64)
+ADAPTED = "llama with adapters"
+WITH_ADAPTERS = CONFIG.model_copy(update={"lora": LoraConfig(rank=6, alpha=12)})
 LENGTHS = [12, 30, 7, 18, 25, 9, 14, 31]
 SEQUENCES = [np.random.default_rng(n).integers(10, 200, n).astype(np.int32) for n in (3, 40, 17)]
 
@@ -33,8 +35,9 @@ SEQUENCES = [np.random.default_rng(n).integers(10, 200, n).astype(np.int32) for 
 def folder(make_batch: Callable[..., TrainingBatch], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks did to each model: see two_ranks_of_families.py. Models lie in <family>/model."""
     folder = tmp_path_factory.mktemp("families")
-    models = {family: make_family(family, folder / family / "model") for family in FAMILIES}
-    job = {"models": models, "config": CONFIG, "optim": OPTIM, "batch": make_batch(LENGTHS), "sequences": SEQUENCES}
+    models = {family: (make_family(family, folder / family / "model"), CONFIG) for family in FAMILIES}
+    models[ADAPTED] = (make_family("llama", folder / ADAPTED / "model"), WITH_ADAPTERS)
+    job = {"models": models, "optim": OPTIM, "batch": make_batch(LENGTHS), "sequences": SEQUENCES}
     (folder / "job.pickle").write_bytes(pickle.dumps(job))
     script, ports = str(Path(__file__).with_name("two_ranks_of_families.py")), [str(free_port()) for _ in models]
     processes = [subprocess.Popen([sys.executable, script, str(rank), *ports, str(folder)]) for rank in range(2)]
@@ -83,7 +86,7 @@ def test_one_rank_and_two_load_the_same_weights_and_find_the_same_gradient(
         learner.step(make_batch(LENGTHS), "rl")
         wanted = {name: moments["exp_avg"].clone() for name, moments in learner.optimizer.moments().items()}
         assert all(moment.abs().max() > 0 for moment in wanted.values())
-        learner.resume(str(home / "checkpoint"), OPTIM, 10)
+        learner.resume(str(home / "checkpoint"), None, OPTIM, 10)
         for name, moments in learner.optimizer.moments().items():
             torch.testing.assert_close(moments["exp_avg"], wanted[name], atol=1e-7, rtol=1e-4)
     finally:
@@ -130,3 +133,31 @@ def test_an_export_in_several_files_never_splits_what_one_parameter_holds(home: 
     assert all(len({where[name] for name in names}) == 1 for names in parts.values())
     for got, wanted in zip(logprobs_of(tmp_path / "out"), logprobs_of(home / "model"), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_two_ranks_train_stage_and_export_the_same_adapters_as_one(
+    folder: Path, make_batch: Callable[..., TrainingBatch]
+) -> None:
+    home = folder / ADAPTED
+    found = told(home)
+    learner = LearnerRank(0, 1, home / "model", WITH_ADAPTERS)
+    learner.connect("127.0.0.1", free_port(), 30)
+    try:
+        assert learner.begin_phase(None, OPTIM, 10) == found["first_hash"]
+        metrics = learner.step(make_batch(LENGTHS), "rl")
+        assert metrics["grad_norm"] == pytest.approx(found["metrics"]["grad_norm"], rel=1e-5)
+        wanted = {name: moments["exp_avg"].clone() for name, moments in learner.optimizer.moments().items()}
+        learner.resume(str(home / "checkpoint"), None, OPTIM, 10)
+        for name, moments in learner.optimizer.moments().items():
+            torch.testing.assert_close(moments["exp_avg"], wanted[name], atol=1e-7, rtol=1e-4)
+    finally:
+        learner.close()
+    for got, merged in zip(found["after"], logprobs_of(home / "export"), strict=True):
+        np.testing.assert_allclose(got, merged, atol=1e-5)
+    exported, file = (
+        load_file(home / "export" / "model.safetensors"),
+        torch.from_numpy(np.fromfile(home / "slot", "u1")),
+    )
+    for piece in found["layout"].pieces:
+        assert torch.equal(view(file, piece), exported[piece.name])
+        assert torch.equal(found["offered"][piece.name], exported[piece.name])

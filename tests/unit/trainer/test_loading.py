@@ -166,11 +166,10 @@ def test_models_that_need_more_than_merged_experts_or_have_other_state_are_refus
     ("family", "complaint"),
     [
         ("gemma2", r"Gemma2ForCausalLM changes its logits afterwards \(final_logit_softcapping=30\.0\)"),
-        ("cohere", r"CohereForCausalLM changes its logits afterwards \(logit_scale=0\.0625\)"),
         ("mamba2", r"Mamba2ForCausalLM carries state from token to token"),
     ],
 )
 def test_models_whose_log_probs_would_be_wrong_are_refused(family: str, complaint: str, tmp_path: Path) -> None:
     AutoConfig.for_model(family).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=complaint):
-        empty_policy(tmp_path, "sdpa" if family != "mamba2" else "eager", "float32", torch.device("cpu"))
+        empty_policy(tmp_path, "sdpa", "float32", torch.device("cpu"))

@@ -100,7 +100,7 @@ def test_an_output_head_with_a_bias_is_refused(policy: Policy) -> None:
     head = policy.lm.lm_head
     head.bias = torch.nn.Parameter(torch.zeros(21))
     try:
-        with pytest.raises(ValueError, match="plain matrix, Qwen3ForCausalLM adds a bias"):
+        with pytest.raises(ValueError, match="plain matrix, Qwen3ForCausalLM adds a bias; use"):
             Policy(policy.lm)
     finally:
         head.bias = None

@@ -43,6 +43,7 @@ def report(learner: LearnerRank, rank: int, folder: Path, job: dict[str, Any]) -
     sender = FakeSender() if rank == 0 else None
     WholeShelf(sender, torch.device("cpu")).put(learner.policy.published(), WeightSlot("", layout, 1), rank, 2)  # type: ignore[arg-type]
     learner.export(str(folder / "export"))
+    assert learner.saved(60)
     return {
         "before": before,
         "after": learner.probe(job["sequences"]),
@@ -57,8 +58,8 @@ def main(rank: int, ports: list[int], folder: Path) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the test
     torch.set_num_threads(1)
     job = pickle.loads((folder / "job.pickle").read_bytes())
-    for (name, model_dir), port in zip(job["models"].items(), ports, strict=True):
-        learner = LearnerRank(rank, 2, model_dir, job["config"])
+    for (name, (model_dir, config)), port in zip(job["models"].items(), ports, strict=True):
+        learner = LearnerRank(rank, 2, model_dir, config)
         learner.connect("127.0.0.1", port, 60)
         found = report(learner, rank, folder / name, job)
         (folder / name / f"rank-{rank}.pickle").write_bytes(pickle.dumps(found))
