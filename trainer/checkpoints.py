@@ -15,6 +15,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from trainer.fsdp import local_shard
 from trainer.optim import ShardedAdamW
 
 
@@ -40,7 +41,11 @@ def load_checkpoint(directory: Path, tensors: Mapping[str, DTensor], optimizer: 
         state["rng.0.cpu"] = torch.get_rng_state()
     dcp.load(state, checkpoint_id=directory)
     steps_done, updates = state["counters"].tolist()
-    optimizer.restore(steps_done, updates)
+    moments = {
+        name: {key: local_shard(state[f"optimizer.{name}.{key}"]) for key in of_one}
+        for name, of_one in optimizer.moments().items()
+    }
+    optimizer.restore(steps_done, updates, moments)
     if same_ranks:
         _continue_random_state(state)
     else:

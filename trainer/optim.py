@@ -13,6 +13,8 @@ from torch import Tensor
 
 from trainer.config import OptimConfig
 
+Moments = dict[str, dict[str, Tensor]]
+
 
 class ShardedAdamW:
     """AdamW with decoupled weight decay on matrices only, over this rank's float32 shards.
@@ -58,10 +60,13 @@ class ShardedAdamW:
         """Move on the schedule: once per batch, however many minibatches it had."""
         self.steps_done += 1
 
-    def moments(self) -> dict[str, dict[str, Tensor]]:
-        """Per parameter name, this rank's `exp_avg` and `exp_avg_sq`: the tensors themselves, to save or fill."""
+    def moments(self) -> Moments:
+        """Per parameter name, this rank's `exp_avg` and `exp_avg_sq` in float32, to be saved.
+
+        The tensors themselves, except of those that are quantised.
+        """
         return {
-            name: {key: self._adam.state[shard][key] for key in ("exp_avg", "exp_avg_sq")}
+            name: {key: _plain(self._adam.state[shard][key]) for key in ("exp_avg", "exp_avg_sq")}
             for name, shard in zip(self.names, self._shards, strict=True)
         }
 
@@ -70,11 +75,18 @@ class ShardedAdamW:
         """AdamW updates so far (for its bias correction)."""
         return int(self._adam.state[self._shards[0]]["step"])
 
-    def restore(self, steps_done: int, updates: int) -> None:
-        """Set the counters after `moments` were filled from a checkpoint."""
+    def restore(self, steps_done: int, updates: int, moments: Moments) -> None:
+        """Set counters and moments to those of a checkpoint."""
         self.steps_done = steps_done
-        for shard in self._shards:
+        for name, shard in zip(self.names, self._shards, strict=True):
             self._adam.state[shard]["step"].fill_(updates)
+            for key, moment in moments[name].items():
+                self._adam.state[shard][key].copy_(moment)
+
+
+def _plain(moment: Tensor) -> Tensor:
+    dequantize = getattr(moment, "dequantize", None) if type(moment) is not Tensor else None
+    return dequantize() if dequantize else moment
 
 
 def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> tuple[torch.optim.Optimizer, Any]:
@@ -88,7 +100,7 @@ def _adamw_8bit(groups: list[dict[str, Any]], config: OptimConfig) -> tuple[torc
     try:
         from torchao.optim import AdamW8bit
     except ImportError as error:
-        raise ValueError(f"optim.name adamw_8bit needs torchao ({error}); install rloop[gpu] or use adamw") from error
+        raise ValueError(f"optim.name adamw_8bit needs torchao ({error}); install rloop[torchao] or use adamw") from error
     adam = AdamW8bit(groups, **_settings(config))
     return adam, adam._new_buffer
 

@@ -24,3 +24,30 @@ def test_first_update_moves_by_the_rate_and_decays_matrices_only() -> None:
     torch.testing.assert_close(shards["matrix"], torch.full((2, 2), 4.0 * (1 - 0.1 * 0.5) - 0.1))
     torch.testing.assert_close(shards["norm"], torch.full((2,), 4.1))
     assert (optimizer.updates, optimizer.steps_done) == (1, 0)
+
+
+@pytest.mark.filterwarnings("ignore")  # torchao's own
+def test_eight_bit_moments_follow_the_full_ones_and_go_through_a_checkpoint_as_float32() -> None:
+    pytest.importorskip("torchao", reason="rloop[torchao] is not installed")
+    torch.compiler.set_stance("force_eager")  # else it compiles for every shape
+    try:
+        start, kinds = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)), ("adamw", "adamw_8bit")
+        shards = [{"matrix": start.clone()} for _ in range(3)]
+        full, small = (
+            ShardedAdamW(shard, frozenset({"matrix"}), OptimConfig(name=kind, lr=0.01), total=9)
+            for shard, kind in zip(shards, kinds, strict=False)
+        )
+        for step in range(8):
+            gradient = torch.randn(64, 128, generator=torch.Generator().manual_seed(step))
+            full.update([gradient.clone()])
+            small.update([gradient.clone()])
+        assert 0 < (shards[0]["matrix"] - shards[1]["matrix"]).abs().max() < 0.01  # of about 0.08 that they moved
+        saved = {key: moment.clone() for key, moment in small.moments()["matrix"].items()}
+        assert all(moment.dtype == torch.float32 and type(moment) is torch.Tensor for moment in saved.values())
+        other = ShardedAdamW(shards[2], frozenset({"matrix"}), OptimConfig(name="adamw_8bit"), total=9)
+        other.restore(8, 8, {"matrix": saved})
+        for key, moment in other.moments()["matrix"].items():
+            torch.testing.assert_close(moment, saved[key], atol=0, rtol=1e-6)
+        assert (other.steps_done, other.updates) == (8, 8)
+    finally:
+        torch.compiler.set_stance("default")
