@@ -25,7 +25,7 @@ from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase, SFTPhase
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator, drop_zero_variance, keep_all
 from rollout.datasets import SupervisedDataset, num_steps
-from rollout.events import Dropped, Finished, PhaseBegun, Trained
+from rollout.events import Dropped, Finished, PhaseBegun, Tightened, Trained
 from rollout.experts import ExpertReport, select_experts
 from rollout.lease_desk import LeaseDesk
 from rollout.ledger import PromptOrder
@@ -125,6 +125,7 @@ class RolloutBuffer:
             [groups[key] for key in kept],
             [RecordedStep(step.version, tuple(groups[key] for key in step.keys)) for step in again],
         )
+        self._phase.tighten(self._ledger.bounds.get(iteration, config.max_staleness))
         if again:
             logger.info("%d recorded steps after step %d are trained again", len(again), done_steps)
         self._changes.notify()
@@ -298,17 +299,11 @@ class RolloutBuffer:
         return await self._changes.until(self._batch, timeout_s, "batch")
 
     def _batch(self) -> tuple[BatchInfo, TrainingBatch] | str:
-        phase = self._phase
-        if not isinstance(phase, RLPhase):
-            raise RuntimeError("there is no batch outside RL and supervised phases; call begin_rl or begin_sft first")
+        phase = self._rl_phase()
         self._books.require_whole()
         for key in [] if phase.recorded else phase.drop_stale():
             self._drop(key, "stale")  # there is room for a replacement
-        return phase.batch() or (
-            f"{len(phase.ready)} of {phase.groups_per_step} groups are ready, "
-            f"{len(phase.late)} that the next step could not train are awaited, "
-            f"{phase.admission.capacity(self._desk.max_in_flight)} may be started; {self._desk.describe()}"
-        )
+        return phase.batch() or f"{phase.describe(self._desk.max_in_flight)}; {self._desk.describe()}"
 
     async def trained(self, keys: Sequence[GroupKey], version: int) -> None:
         """These groups made `version`. Durable when it returns: only then may an engine see that version.
@@ -318,15 +313,22 @@ class RolloutBuffer:
         Raises:
             ValueError: When it is not the next step: versions of a phase are consecutive, recorded steps come first.
         """
-        phase = self._phase
-        if not isinstance(phase, RLPhase):
-            raise RuntimeError("groups are trained in RL phases only; call begin_rl first")
+        phase = self._rl_phase()
         if version > phase.version or not self._ledger.was_trained(keys, version):
             if version != phase.version + 1:
                 raise ValueError(f"a step makes the next version, {phase.version + 1} here, got {version}")
             if not phase.is_recorded(keys, version):
                 self._books.record(Trained(tuple(keys), version))
             phase.trained(keys, version)
+            self._changes.notify()
+        await self._books.sync()
+
+    async def tighten(self, max_staleness: float) -> None:
+        """Lower the staleness bound for the rest of the RL phase, also after a resume. Durable when it returns."""
+        phase = self._rl_phase()
+        if max_staleness < phase.max_staleness:
+            self._books.record(Tightened(max_staleness))
+            phase.tighten(max_staleness)
             self._changes.notify()
         await self._books.sync()
 
@@ -346,12 +348,7 @@ class RolloutBuffer:
             raise RuntimeError("there is no evaluation under way; call begin_eval first")
         self._books.require_whole()
         counts = phase.result()
-        if counts is not None:
-            return counts
-        return (
-            f"{len(phase.counts)} of {len(phase.prompts)} prompts of evaluation {phase.number} are in, "
-            f"{len(phase.pending)} wait for a worker; {self._desk.describe()}"
-        )
+        return f"{phase.describe()}; {self._desk.describe()}" if counts is None else counts
 
     async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
         """Write the expert set of an iteration's RL phase to `out`."""
@@ -384,6 +381,11 @@ class RolloutBuffer:
         await self._books.close()
 
     # -- small things -----------------------------------------------------------------------------------------
+
+    def _rl_phase(self) -> RLPhase:
+        if not isinstance(self._phase, RLPhase):
+            raise RuntimeError("no RL phase is under way; call begin_rl first")
+        return self._phase
 
     def _drop(self, key: GroupKey, reason: str) -> None:
         self._books.record(Dropped(key, reason))

@@ -3,13 +3,12 @@
     loop      consumes               waits for                 unblocked by
     phases    the scheduler          the training loop         a committed manifest
     training  batches (references)   buffer, learner           groups finishing
-    sync      staged weights         broadcaster               weights attested in every engine
     status    -                      nothing                   -
 
 It holds no tokens. The order of a step is the protocol: train → *trained at v* durable → v visible to engines →
-admission moves on. The last two may overlap with the next step (`Plan.overlap_sync`). The order of a phase is a
-transaction: weights saved → published and attested → evaluated → manifest. Whatever the manifest does not name, and
-no *trained* record says, did not happen.
+admission moves on. The last two may overlap with the next step (`actors.weight_sync`); a step that is rolled back is
+committed before them. The order of a phase is a transaction: weights saved → published and attested → evaluated →
+manifest. Whatever the manifest does not name, and no *trained* record says, did not happen.
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from actors.endings import EvaluationFailed, Interrupted, NotTheStartingPolicy, Unstable
 from actors.manifest import Manifest
 from actors.plan import Plan
 from actors.progress import Progress, still_to_come
@@ -27,10 +27,10 @@ from actors.protocols import Broadcaster, Buffer, Learner
 from actors.records import EvalRow, RunStatus
 from actors.step_checkpoints import StepCheckpoints
 from actors.waiting import unless, unless_failed, while_progressing
+from actors.weight_sync import WeightSync
 from rollout.evaluation import summarize
-from rollout.records import FloatArray, GroupKey
+from rollout.records import GroupKey
 from rollout.storage import LocalDisk, Storage
-from rollout.weights import WeightSlot
 from trainer.directories import NotWritten, copy_directory
 from trainer.phases import Phase, PhaseScheduler
 
@@ -38,18 +38,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_FAILED = 0.5  # share of an evaluation's answers without a verdict
-
-
-class Interrupted(Exception):
-    """Somebody asked the run to stop; its state is committed."""
-
-
-class EvaluationFailed(RuntimeError):
-    """Too many answers could not be judged for the evaluation to mean anything."""
-
-
-class NotTheStartingPolicy(RuntimeError):
-    """A phase would have started from other weights than its schedule says."""
 
 
 class Controller:
@@ -72,15 +60,14 @@ class Controller:
         self._scheduler = scheduler
         self._buffer = buffer
         self._learner = learner
-        self._broadcaster = broadcaster
         self._checkpoints = StepCheckpoints(plan, run_dir, learner, clock)
         self._clock = clock
         self._stop = asyncio.Event()
         self._stop_reason = ""
         self._skipped = ""  # what stands in the table for an RFT phase that had too few experts
         self._in_engines = ""  # hash of the weights the engines run on, where it is known
-        self._sync: asyncio.Task[None] | None = None  # the transfer under way
         self._progress = Progress(run_dir, plan.schedule.iterations, clock)
+        self._sync = WeightSync(buffer, learner, broadcaster, self._progress, plan.overlap_sync, clock)
         self._progress.still_to_come = lambda: still_to_come(scheduler, self._manifest, plan.schedule.rl_steps)
         self._manifest = Manifest.load(self._storage) or Manifest(config_digest=plan.config_digest)
         if self._manifest.config_digest != plan.config_digest:
@@ -118,8 +105,7 @@ class Controller:
             raise
         finally:
             self._progress.waiting("")
-            if self._sync:
-                self._sync.cancel()
+            self._sync.cancel()
         return self._progress.picture()
 
     async def status(self) -> RunStatus:
@@ -196,16 +182,16 @@ class Controller:
     async def _continue_phase(self, phase: Phase) -> None:
         """Take up a phase at its last checkpoint."""
         state = self._manifest
-        checkpoint = str(self._run_dir / state.checkpoint)
-        await self._learner.resume(checkpoint, self._initial(phase), self._plan.optim(phase.kind), state.steps)
+        await self._resume(phase, state)
         if phase.kind == "rl":
-            await self._bring(await self._staged(state.version))
+            await self._sync.bring(state.version)
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
         else:
-            sft = self._plan.sft(phase.kind)
-            await self._buffer.begin_sft(
-                str(self._run_dir / state.dataset), sft.batch_size, sft.epochs, self._plan.seed, done_steps=state.step
-            )
+            await self._begin_sft(phase, state.dataset, state.step)
+
+    async def _resume(self, phase: Phase, state: Manifest) -> None:
+        checkpoint = str(self._run_dir / state.checkpoint)
+        await self._learner.resume(checkpoint, self._initial(phase), self._plan.optim(phase.kind), state.steps)
 
     async def _dataset(self, phase: Phase) -> tuple[str, int]:
         """The phase's supervised data, relative to the run ('' in RL), and its number of steps."""
@@ -224,10 +210,11 @@ class Controller:
                 needed = f"schedule.min_experts is {schedule.min_experts}"
                 logger.warning("%s, and %s; %s is kept", self._skipped, needed, phase.init_from)
                 return dataset, 0
-        sft = self._plan.sft(phase.kind)
-        return dataset, await self._buffer.begin_sft(
-            str(self._run_dir / dataset), sft.batch_size, sft.epochs, self._plan.seed
-        )
+        return dataset, await self._begin_sft(phase, dataset)
+
+    async def _begin_sft(self, phase: Phase, dataset: str, done_steps: int = 0) -> int:
+        sft, path = self._plan.sft(phase.kind), str(self._run_dir / dataset)
+        return await self._buffer.begin_sft(path, sft.batch_size, sft.epochs, self._plan.seed, done_steps)
 
     # -- the training loop ------------------------------------------------------------------------------------
 
@@ -241,10 +228,13 @@ class Controller:
             waited = self._clock() - began
             self._progress.waiting(f"learner: step {step} of {steps}")
             metrics = await self._learner.step(batch, "rl" if phase.kind == "rl" else "sft")
-            metrics |= info.metrics | {"wait_batch_s": waited}
             self._manifest = replace(self._manifest, step=step)
             if phase.kind == "rl":
-                metrics |= await self._hand_over(info.groups, self._manifest.version + 1)
+                await self._record(info.groups)
+            await self._guarded(phase, metrics)
+            metrics |= info.metrics | {"wait_batch_s": waited}
+            if phase.kind == "rl":
+                metrics["wait_sync_s"] = await self._sync.begin(self._manifest.version)
             seconds = self._clock() - began
             metrics["train_tokens_per_s"] = info.num_tokens / seconds
             self._progress.step(
@@ -259,49 +249,53 @@ class Controller:
             )
             self._progress.update(step=step, version=self._manifest.version)
             await self._maybe_checkpoint(last=step == steps)
-        await self._synced()
-        await self._settle()
-        if self._checkpoints.failure:
-            raise NotWritten(self._checkpoints.failure)  # what the buffer lets go of now, earlier steps would need
+        await self._sync.ended()
+        await self._settled()  # what the buffer lets go of now, earlier steps would need
         if steps:
             await self._buffer.end_phase()
 
-    async def _hand_over(self, groups: Sequence[GroupKey], version: int) -> dict[str, float]:
-        """The learner's weights are `version`, made of these groups: on the record, then on the way to the engines.
-
-        Returns how long the transfer before this one was waited for.
-        """
+    async def _record(self, groups: Sequence[GroupKey]) -> None:
+        """These groups made the next version: durable before any engine sees it."""
+        version = self._manifest.version + 1
         await self._buffer.trained(groups, version)
         self._manifest = replace(self._manifest, version=version, digest="")
-        began = self._clock()
-        await self._synced()
-        waited = self._clock() - began
-        staged = await self._staged(version)
-        self._sync = asyncio.create_task(self._bring(staged))
-        if not self._plan.overlap_sync:
-            await self._synced()
-        return {"wait_sync_s": waited}
 
-    async def _synced(self) -> None:
-        """Wait for the transfer under way, or for its failure."""
-        if self._sync:
-            self._progress.waiting(f"engines: version {self._manifest.version}")
-            sync, self._sync = self._sync, None
-            await sync
+    async def _guarded(self, phase: Phase, metrics: dict[str, float]) -> None:
+        """Let the stability guard judge the step that was made, and do what it says: `Unstable` ends the run."""
+        state, guard = self._manifest, self._plan.guard_of(phase.kind)
+        ruling, standing = guard.judge(metrics, state.guard)
+        self._manifest = replace(state, guard=standing)
+        if ruling.action == "go_on":
+            return
+        logger.warning("step %d of %s: %s", state.step, phase.produces, ruling.reason)
+        facts = {"iteration": phase.iteration, "step": state.step, "action": ruling.action, "reason": ruling.reason}
+        self._progress.note("guard", metrics, **facts)
+        if ruling.action == "stop":
+            raise Unstable(f"step {state.step} of {phase.produces}: {ruling.reason}")
+        if ruling.action == "tighten":
+            await self._buffer.tighten(guard.bound(standing))
+        else:
+            await self._roll_back(phase)
 
-    async def _staged(self, version: int) -> tuple[WeightSlot, list[FloatArray]]:
-        """Copy the learner's weights to where the engines take them from; from then on it may train on."""
-        self._progress.waiting(f"learner: weights {version}")
-        slot = await self._broadcaster.claim(await self._learner.layout(), version)
-        await self._learner.stage(slot)
-        return slot, await self._learner.probe(await self._broadcaster.probe_sequences())
+    async def _roll_back(self, phase: Phase) -> None:
+        """The learner takes up its last good state of the phase; the step is spent, its version has those weights.
 
-    async def _bring(self, staged: tuple[WeightSlot, list[FloatArray]]) -> None:
-        """Bring staged weights to every engine, attested; then let admission move on."""
-        slot, expected = staged
-        metrics = await self._broadcaster.publish(slot, expected)
-        await self._buffer.new_version(slot.version)
-        self._progress.note("sync", metrics, version=slot.version)
+        That is committed before an engine sees the version, so nobody ever sees another one of this number.
+        """
+        await self._sync.ended()
+        await self._settle()
+        good, now = self._committed, self._manifest
+        if good.phase == phase:
+            await self._resume(phase, good)
+        elif phase.init_from == "scratch":
+            raise Unstable(f"{phase.produces} has no checkpoint to go back to: its weights were made from nothing")
+        else:
+            good = replace(now, version=now.version - now.step)
+            await self._learner.begin_phase(self._initial(phase), self._plan.optim(phase.kind), now.steps)
+        if phase.kind == "rl":
+            self._manifest = replace(now, restored=(*now.restored, (now.version, good.version)))
+        await self._checkpoint()
+        await self._settled()
 
     async def _publish(self, digest: str) -> None:
         """Bring the learner's weights to every engine, where they are not there yet.
@@ -311,9 +305,7 @@ class Controller:
         if digest == self._in_engines:
             return
         version = self._manifest.version + (digest != self._manifest.digest)
-        staged = await self._staged(version)
-        self._progress.waiting(f"engines: version {version}")
-        await self._bring(staged)
+        await self._sync.bring(version)
         self._manifest = replace(self._manifest, version=version, digest=digest)
         self._in_engines = digest
 
@@ -345,7 +337,7 @@ class Controller:
         await self._settle(wait=False)
         if self._stop.is_set():
             await self._end()
-        if last or self._checkpoints.due():
+        if last or (self._checkpoints.due() and self._manifest.guard.happy):
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
@@ -363,14 +355,20 @@ class Controller:
             await self._commit(saved)
         self._progress.update(message=self._checkpoints.failure)
 
+    async def _settled(self) -> None:
+        await self._settle()
+        if self._checkpoints.failure:
+            raise NotWritten(self._checkpoints.failure)
+
     async def _commit(self, manifest: Manifest) -> None:
         manifest.save(self._storage)
         self._committed = manifest
         await self._checkpoints.prune(manifest)
 
     async def _end(self) -> NoReturn:
-        """Commit the step at hand, then stop."""
-        await self._checkpoint()
+        """Commit the step at hand, then stop. One that is outside its bands is trained again by the next start."""
+        if self._manifest.guard.happy:
+            await self._checkpoint()
         await self._settle()
         raise Interrupted("; ".join(filter(None, (self._stop_reason, self._checkpoints.failure))))
 
@@ -385,10 +383,10 @@ class Controller:
         return await while_progressing(lambda: self._unless_stopped(ask(self._plan.stall_s)), progress)
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
-        if (result := await unless(self._stop, unless_failed(self._sync, work))) is not None:
+        if (result := await unless(self._stop, unless_failed(self._sync.under_way, work))) is not None:
             return result
         if self._manifest.phase is not None and self._progress.current.phase != "eval":
-            await self._synced()
+            await self._sync.ended()
             await self._end()
         raise Interrupted(self._stop_reason)
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 
 from actors.records import EvalRow
 from rollout.storage import Storage
+from trainer.guard import Standing
 from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Manifest:
     """Policy version number of the weights at `step`."""
     digest: str = ""
     """sha256 of the weights of that number, where a phase begins or ends; empty in between."""
+    guard: Standing = field(default_factory=Standing)
+    """What the stability guard remembers of `phase` at `step`."""
+    restored: tuple[tuple[int, int], ...] = ()
+    """(version, the version whose weights it has again) of each RL step that the stability guard rolled back."""
     weights: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of their tensors."""
     started_from: dict[str, str] = field(default_factory=dict)
@@ -71,9 +76,11 @@ class Manifest:
             )
         phase = fields.pop("phase")
         return cls(
-            **{k: v for k, v in fields.items() if k not in ("done", "checkpoints", "evals")},
+            **{k: v for k, v in fields.items() if k not in ("done", "checkpoints", "guard", "restored", "evals")},
             done=tuple(Phase(**p) for p in fields["done"]),
             checkpoints=tuple(fields["checkpoints"]),
+            guard=Standing(**fields["guard"] | {"grad_norms": tuple(fields["guard"]["grad_norms"])}),
+            restored=tuple((version, again) for version, again in fields["restored"]),
             evals=tuple(EvalRow(**row) for row in fields["evals"]),
             phase=Phase(**phase) if phase else None,
         )
@@ -89,6 +96,7 @@ class Manifest:
             steps=0,
             checkpoints=(),
             dataset="",
+            guard=Standing(),
             weights={**self.weights, self.phase.produces: weights_hash},
             evals=(*self.evals, row) if row else self.evals,
         )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from rollout.config import EvalConfig
-from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
+from trainer.guard import Guard
 from trainer.phases import PhaseKind
 
 
@@ -28,6 +29,9 @@ class Plan:
     """Checkpoints of steps that stay while a phase is under way."""
     save_timeout_s: float
     """Seconds a checkpoint may take to become durable once the run waits for it."""
+    max_staleness: float
+    """η at the start of an RL phase."""
+    guard: GuardConfig
     config_digest: str
     overlap_sync: bool = True
     """Begin the next step while the engines still take the weights of the last."""
@@ -39,3 +43,7 @@ class Plan:
     def optim(self, kind: PhaseKind) -> OptimConfig:
         """The optimizer of a phase."""
         return self.rl if kind == "rl" else self.sft(kind).optim
+
+    def guard_of(self, kind: PhaseKind) -> Guard:
+        """The stability guard of a phase."""
+        return Guard(self.guard, kind, self.max_staleness)

@@ -225,7 +225,12 @@ class Stage:
         broadcaster = WeightBroadcaster(probe_sequences(21, CONTEXT), 1e-3, PATIENCE_S, PATIENCE_S)
         await broadcaster.join("worker", self.worker)
         controller = Controller(
-            _plan(self.steps), run_dir, OnePhase(), self.buffer, LearnerGroup([self.rank]), broadcaster
+            _plan(self.steps, variant.max_staleness),
+            run_dir,
+            OnePhase(),
+            self.buffer,
+            LearnerGroup([self.rank]),
+            broadcaster,
         )
         occupancy = asyncio.create_task(self._occupancy())
         await controller.run()
@@ -265,7 +270,7 @@ class Stage:
         return ray_app.host(cls, name, *args, log_file=str(self.folder / "logs" / f"{name}.log"), **options)
 
 
-def _plan(steps: int) -> Plan:
+def _plan(steps: int, max_staleness: float) -> Plan:
     return Plan(
         schedule=ScheduleConfig(iterations=1, rl_steps=steps),
         rl=TRAINER.rl.optim,
@@ -279,6 +284,8 @@ def _plan(steps: int) -> Plan:
         checkpoint_every_s=NEVER,
         keep_checkpoints=2,
         save_timeout_s=PATIENCE_S,
+        max_staleness=max_staleness,
+        guard=TRAINER.guard,
         config_digest="benchmark",
     )
 

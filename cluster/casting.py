@@ -173,6 +173,8 @@ class Casting:
             checkpoint_every_s=config.actors.checkpoint_every_s,
             keep_checkpoints=config.trainer.keep_checkpoints,
             save_timeout_s=config.actors.learner_timeout_s,
+            max_staleness=config.rollout.max_staleness,
+            guard=config.trainer.guard,
             config_digest=config.digest(),
             overlap_sync=config.actors.overlap_sync,
         )

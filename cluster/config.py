@@ -73,6 +73,7 @@ MAY_CHANGE = (
     "cluster.",
     "verifier.processes",
     "trainer.keep_checkpoints",
+    "trainer.guard.",
     "rollout.max_concurrent",
     "rollout.engine.kv_cache_mb",
     "rollout.engine.max_num_seqs",

@@ -4,6 +4,7 @@ Draws; the journal is read by `rollout.provenance`. Names of weights and their o
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,7 +60,7 @@ def show_checkpoint(run_dir: Path, name: str, console: Console) -> Exit:
     drawn = _table(f"What made {name}", "phase", "from", "to", "trained on")
     for phase, limit in _ancestry(manifest, lineage, name):
         if phase.kind == "rl":
-            told = _rl(journal, lineage.steps.get(phase.iteration, [])[:limit])
+            told = _rl(journal, lineage.steps.get(phase.iteration, [])[:limit], dict(manifest.restored))
         elif phase.kind == "rft":
             unchanged = manifest.weights[phase.produces] == manifest.weights[phase.init_from]
             told = _rft(run_dir / "experts" / f"iteration-{phase.iteration}.parquet", unchanged)
@@ -98,16 +99,27 @@ def _known(manifest: Manifest) -> str:
     return ", ".join(manifest.weights) or "none committed yet"
 
 
-def _rl(journal: LocalDisk, steps: list[Trained]) -> str:
+def _rl(journal: LocalDisk, steps: list[Trained], restored: Mapping[int, int]) -> str:
+    kept = _left(steps, restored)
     try:
-        made = contribution(journal, steps)
+        made = contribution(journal, kept)
     except IllegalTransition as illegal:
         raise _broken(journal, illegal) from None
     versions = f" (versions {steps[0].version}-{steps[-1].version})" if steps else ""
+    undone = f"; {len(steps) - len(kept)} rolled back" if len(kept) < len(steps) else ""
     return (
         f"{made.steps} steps{versions}, {made.groups:,} groups of {made.prompts:,} prompts, "
-        f"{made.samples:,} answers, {made.tokens:,} tokens"
+        f"{made.samples:,} answers, {made.tokens:,} tokens{undone}"
     )
+
+
+def _left(steps: list[Trained], restored: Mapping[int, int]) -> list[Trained]:
+    """The steps that are left in the weights; `restored` is the manifest's."""
+    kept: list[Trained] = []
+    for step in steps:
+        again = restored.get(step.version)
+        kept = [*kept, step] if again is None else [earlier for earlier in kept if earlier.version <= again]
+    return kept
 
 
 def _rft(experts: Path, unchanged: bool) -> str:

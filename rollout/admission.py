@@ -52,9 +52,15 @@ class Admission:
         self.accepted = version * batch_size + ready
         self.running = 0
         self._batch_size = batch_size
-        self._lead = math.floor(max_staleness) - (1 if oversample > 1 else 0)
         self._extra = math.ceil(round((oversample - 1) * batch_size, 6))
+        self.tighten(max_staleness)
         self._limit = (version + steps) * batch_size
+
+    def tighten(self, max_staleness: float) -> None:
+        """Another bound from now on. Below 1 rounds are not over-provisioned: nothing interrupted could keep it."""
+        if max_staleness < 1:
+            self._extra = 0
+        self._lead = math.floor(max_staleness) - (1 if self._extra else 0)
 
     def capacity(self, max_concurrent: int) -> int:
         """Groups that may be started now, within the staleness bound, the phase and `max_concurrent` in flight."""

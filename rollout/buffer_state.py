@@ -79,6 +79,8 @@ class RLPhase:
         self.version = version
         """Version of the learner's weights; the engines' may be behind (`admission.version`)."""
         self.admission = admission
+        self.max_staleness = config.max_staleness
+        """η, as it stands."""
         self.ready = [ReadyGroup.of(group) for group in ready]
         self.recorded = deque(recorded)
         self._order = order
@@ -94,6 +96,11 @@ class RLPhase:
     def groups_per_step(self) -> int:
         """B."""
         return self._config.groups_per_step
+
+    def tighten(self, max_staleness: float) -> None:
+        """A lower bound from now on: for what may be started, continued and trained."""
+        self.max_staleness = max_staleness
+        self.admission.tighten(max_staleness)
 
     def take(self, max_groups: int, max_in_flight: int) -> list[GroupKey]:
         """Groups to lease now: what admission allows, in the order of the prompts, interrupted ones first."""
@@ -137,7 +144,7 @@ class RLPhase:
 
     def drop_stale(self) -> list[GroupKey]:
         """The bound at consumption: forget ready groups with a token more than η versions old. Returns their keys."""
-        stale = {g.key for g in self.ready if is_stale(g.oldest, self.version, self._config.max_staleness)}
+        stale = {g.key for g in self.ready if is_stale(g.oldest, self.version, self.max_staleness)}
         if not stale:
             return []
         for _ in stale:
@@ -168,10 +175,17 @@ class RLPhase:
             info = replace(info, metrics=info.metrics | {"reward_generated": mean})
         return info, batch
 
+    def describe(self, max_in_flight: int) -> str:
+        """How far the next batch is, for messages."""
+        return (
+            f"{len(self.ready)} of {self.groups_per_step} groups are ready, {len(self.late)} that the next step could "
+            f"not train are awaited, {self.admission.capacity(max_in_flight)} may be started"
+        )
+
     @property
     def late(self) -> list[GroupKey]:
         """Running groups that this step can still train and the next one cannot."""
-        last = self.version - math.floor(self._config.max_staleness)
+        last = self.version - math.floor(self.max_staleness)
         return [key for key, oldest in self._oldest.items() if oldest == last]
 
     def is_recorded(self, keys: Sequence[GroupKey], version: int) -> bool:
@@ -272,6 +286,11 @@ class EvalPhase:
         """Count a finished group."""
         self.counts[group.key.prompt_id] = count_answers(group)
         return "evaluated", ""
+
+    def describe(self) -> str:
+        """How far the evaluation is, for messages."""
+        arrived = f"{len(self.counts)} of {len(self.prompts)} prompts of evaluation {self.number} are in"
+        return f"{arrived}, {len(self.pending)} wait for a worker"
 
     def result(self) -> list[EvalCounts] | None:
         """Counts in the order of the prompts; None while some are missing."""

@@ -157,8 +157,25 @@ class Trained:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tightened:
+    """The staleness bound is lower for the rest of the RL phase, also when the phase is taken up again."""
+
+    max_staleness: float
+
+
 Event: TypeAlias = (
-    Opened | PhaseBegun | Leased | Progressed | Released | Discarded | Refused | Finished | Dropped | Trained
+    Opened
+    | PhaseBegun
+    | Leased
+    | Progressed
+    | Released
+    | Discarded
+    | Refused
+    | Finished
+    | Dropped
+    | Trained
+    | Tightened
 )
 
 _TYPES: dict[str, type[Event]] = {t.__name__: t for t in get_args(Event)}

@@ -121,5 +121,5 @@ class LeaseDesk:
             self._books.discard(key, unfinished.samples(key), "deterministic")
         elif isinstance(phase, RLPhase):
             next_new = phase.version + len(phase.recorded)  # recorded steps are trained again before any new group
-            stale = unfinished.stale_samples(key, next_new, self._config.max_staleness)
+            stale = unfinished.stale_samples(key, next_new, phase.max_staleness)
             self._books.discard(key, stale, "stale")

@@ -31,6 +31,7 @@ from rollout.events import (
     Progressed,
     Refused,
     Released,
+    Tightened,
     Trained,
 )
 from rollout.records import GroupKey
@@ -76,6 +77,8 @@ class Ledger:
         self.entries: dict[GroupKey, Entry] = {}
         self.steps: dict[int, list[Trained]] = {}
         """RLoop iteration → the steps of its RL phase, in order: what its weights are made of."""
+        self.bounds: dict[int, float] = {}
+        """RLoop iteration → staleness bound of its RL phase, once it was tightened."""
         self.refused: Counter[str] = Counter()
         """Late and duplicate deliveries that were turned away, by the state that the group was in."""
         self._phase: PhaseBegun | None = None
@@ -155,6 +158,9 @@ class Ledger:
                 entry.pieces, entry.restarted = [], {}
             case Trained():
                 self._train(event)
+            case Tightened():
+                if self._phase:
+                    self.bounds[self._phase.iteration] = event.max_staleness
 
     def _finish(self, event: Finished) -> None:
         entry = self._held(event)

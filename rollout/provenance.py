@@ -23,6 +23,7 @@ from rollout.events import (
     Progressed,
     Refused,
     Released,
+    Tightened,
     Trained,
     replay,
 )
@@ -178,7 +179,7 @@ def life(journal: Storage, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
         leased = [key for key in _known(ledger, prompt_id) if ledger.state(key) == "leased"]
         ledger.apply(event)
         match event:
-            case Opened():
+            case Opened() | Tightened():
                 continue
             case PhaseBegun():
                 phase = f"{event.kind} {event.iteration}"

@@ -153,6 +153,26 @@ class LoraConfig(BaseModel):
     )
 
 
+class GuardConfig(BaseModel):
+    """The stability guard: bands for the metrics of RL steps, and what may be done about a run that leaves them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mismatch_kl: float | None = Field(
+        0.5, gt=0, description="Highest KL between engine and learner over the tokens of a step; null: any."
+    )
+    ess_frac: float | None = Field(
+        0.1, gt=0, le=1, description="Lowest effective sample size of the importance weights, as a share; null: any."
+    )
+    clip_frac: float | None = Field(0.6, gt=0, le=1, description="Highest share of clipped tokens; null: any.")
+    entropy: float | None = Field(None, gt=0, description="Lowest mean entropy of a token, in nats; null: any.")
+    grad_norm: float | None = Field(
+        50.0, gt=1, description="Highest gradient norm, as a multiple of the phase's running median; null: any."
+    )
+    patience: int = Field(3, ge=1, description="So many steps in a row outside, and the next measure is taken.")
+    max_rollbacks: int = Field(2, ge=0, description="Rollbacks in a phase; after them the run stops.")
+
+
 class TrainerConfig(BaseModel):
     """The learner group."""
 
@@ -181,6 +201,7 @@ class TrainerConfig(BaseModel):
     keep_checkpoints: int = Field(
         2, ge=1, description="Checkpoints of steps that stay in a phase; while one is written the disk holds one more."
     )
+    guard: GuardConfig = Field(default_factory=GuardConfig, description="What is done about an unstable run.")
     rl: RLConfig = Field(default_factory=RLConfig, description="RL phases.")
     rft: SFTConfig = Field(default_factory=SFTConfig, description="RFT phases.")
     warmup: SFTConfig = Field(default_factory=SFTConfig, description="Supervised warm-up of a model made from scratch.")

@@ -205,14 +205,35 @@ def _nothing_is_stale(original: Any) -> Any:
 
 
 def _visible_first(original: Any) -> Any:
-    async def hand_over(self: Controller, groups: Any, version: int) -> dict[str, float]:
-        await self._synced()
-        await self._bring(await self._staged(version))
-        await self._buffer.trained(groups, version)
-        self._manifest = replace(self._manifest, version=version, digest="")
-        return {}
+    async def record(self: Controller, groups: Any) -> None:
+        await self._sync.begin(self._manifest.version + 1)
+        await self._sync.ended()
+        await original(self, groups)
+        begin = self._sync.begin
 
-    return hand_over
+        async def already(version: int) -> float:
+            self._sync.begin = begin
+            return 0.0
+
+        self._sync.begin = already
+
+    return record
+
+
+def _bound_stays(original: Any) -> Any:
+    def tighten(self: RLPhase, max_staleness: float) -> None: ...
+
+    return tighten
+
+
+def _nobody_goes_back(original: Any) -> Any:
+    async def roll_back(self: Controller, phase: Any) -> None:
+        resume, begin_phase = self._learner.resume, self._learner.begin_phase
+        self._learner.resume = self._learner.begin_phase = lambda *args: self._learner.weights_hash()
+        await original(self, phase)
+        self._learner.resume, self._learner.begin_phase = resume, begin_phase
+
+    return roll_back
 
 
 def _every_time_counts(original: Any) -> Any:
@@ -320,7 +341,9 @@ BUGS: dict[str, Bug] = {
     "no_redo": Bug("weights go back to the checkpoint, the ledger does not", Bookkeeper, "steps_after", _nothing_again),
     "redo_reordered": Bug("recorded steps are trained again in another order", RLPhase, "batch", _again_backwards),
     "no_recheck": Bug("the bound is not checked at consumption", RLPhase, "drop_stale", _nothing_is_stale),
-    "visible_first": Bug("a version is visible before its step is on record", Controller, "_hand_over", _visible_first),
+    "visible_first": Bug("a version is visible before its step is on record", Controller, "_record", _visible_first),
+    "loose_bound": Bug("a tightened bound changes nothing", RLPhase, "tighten", _bound_stays),
+    "no_rollback": Bug("the learner keeps its weights at a rollback", Controller, "_roll_back", _nobody_goes_back),
     "trained_twice": Bug("*trained* said twice counts twice", RolloutBuffer, "trained", _every_time_counts),
     "label_first": Bug(
         "an engine labels tokens with a version that it does not have yet", FakeEngine, "load_weights", _label_first

@@ -14,6 +14,7 @@ from checkpoints import Checkpoints
 from disk import Mount
 from fakes import verdict
 from promises import Promises
+from rollbacks import Rollbacks
 from samples import Sample, group_samples, report_pieces
 
 from rollout.events import (
@@ -28,6 +29,7 @@ from rollout.events import (
     Progressed,
     Refused,
     Released,
+    Tightened,
     Trained,
     read_log,
 )
@@ -79,6 +81,7 @@ class Checker:
         self._rules = rules
         self._promises = promises
         self._checkpoints = Checkpoints(disk)
+        self._rollbacks = Rollbacks(disk)
         journal = disk.folder("journal")
         self._events = list(_events_that_count(journal))
         finished = [e.payload for e in self._events if isinstance(e, Finished)]
@@ -90,6 +93,7 @@ class Checker:
         self._begun: dict[int, int] = {}  # RL phase → version that it started with
         self._steps: dict[int, list[tuple[GroupKey, ...]]] = {}  # RL phase → its steps, as recorded
         self._digests: dict[int, list[int]] = {}
+        self._bounds: dict[int, float] = {}  # RL phase → η, once it was tightened
         self._phase: PhaseBegun | None = None
         self._orders: dict[int, list[str]] = {}
         self._touched = 0  # prompts that were ever leased, over all epochs
@@ -110,6 +114,7 @@ class Checker:
             Finished: self._finish,
             Dropped: self._drop,
             Trained: self._train,
+            Tightened: self._tighten,
         }
         for number, event in enumerate(self._events):
             if handler := handlers.get(type(event)):
@@ -135,11 +140,9 @@ class Checker:
         _require(
             event.done_steps <= len(digests), f"the checkpoint has steps that are not recorded: {len(digests)} are"
         )
-        weights = self._checkpoints.start_of(phase, self._rules.rft).weights
-        self._has_weights(first, weights)
-        for digest in digests[: event.done_steps]:
-            weights = arithmetic.trained(weights, digest)
-        self._has_weights(event.version, weights)
+        self._has_weights(first, self._checkpoints.start_of(phase, self._rules.rft).weights)
+        for version, digest in enumerate(digests[: event.done_steps], start=first + 1):
+            self._has_weights(version, self._rollbacks.made(version, self._weights, digest))
         if phase not in self.touched_at_start:
             self.touched_at_start[phase] = self._touched
             self.free_at_start[phase] = sorted(
@@ -178,7 +181,7 @@ class Checker:
         kept = [sample for sample, tokens in group.known.items() if tokens]
         _require(not (kept and self._rules.deterministic), f"samples {kept} must be drawn in one go")
         if self._phase.kind == "rl":
-            oldest = self._learner_version() - self._rules.staleness
+            oldest = self._learner_version() - self._bound()
             stale = [sample for sample in kept if group.oldest[sample] < oldest]
             _require(not stale, f"samples {stale} are continued, and are too old to be trained")
 
@@ -265,7 +268,7 @@ class Checker:
         else:
             _require(group.state == "buffered", f"dropped while {group.state}")
         if event.reason == "stale":
-            _require(self._age(group, self._learner_version()) > self._rules.staleness, "it is not stale")
+            _require(self._age(group, self._learner_version()) > self._bound(), "it is not stale")
         group.state = "dropped"
 
     def _train(self, event: Trained) -> None:
@@ -280,13 +283,24 @@ class Checker:
             group = self._groups.get(key, _Group())
             _require(group.state == "buffered", f"{key} is trained while {group.state}")
             age = self._age(group, before)
-            _require(0 <= age <= self._rules.staleness, f"{key} has tokens that are {age} versions old")
+            _require(0 <= age <= self._bound(), f"{key} has tokens that are {age} versions old")
             group.state = "trained"
             sequences += [sample.digest() for sample in group.samples if sample.reward is not None]
         digest = arithmetic.batch_digest(sequences)
         self._digests[phase].append(digest)
         self._steps.setdefault(phase, []).append(event.keys)
-        self._has_weights(event.version, arithmetic.trained(self._weights[before], digest))
+        self._has_weights(event.version, self._rollbacks.made(event.version, self._weights, digest))
+
+    def _tighten(self, event: Tightened) -> None:
+        assert self._phase is not None
+        _require(self._phase.kind == "rl", "tightened outside an RL phase")
+        _require(0 <= event.max_staleness < self._bound(), f"the bound was {self._bound()}")
+        self._bounds[self._phase.iteration] = event.max_staleness
+
+    def _bound(self) -> float:
+        """η, as it stands in the RL phase under way."""
+        assert self._phase is not None
+        return self._bounds.get(self._phase.iteration, self._rules.staleness)
 
     def _learner_version(self) -> int:
         """Of the newest recorded step: steps that are trained again give the same numbers again."""
@@ -323,9 +337,10 @@ class Checker:
             _require(len(digests) == rules.rl_steps, f"RL phase {phase} has {len(digests)} recorded steps")
             start = self._checkpoints.start_of(phase, rules.rft)
             result = self._checkpoints.named(f"rl-{phase}")
-            _require(result.steps == [*start.steps, *digests], f"rl-{phase} is not what was recorded as trained")
+            path = self._rollbacks.path(self._begun[phase], digests)
+            _require(result.steps == [*start.steps, *path], f"rl-{phase} is not what was recorded as trained")
             if rules.staleness == 0:
-                self._check_synchronous(phase, start.weights)
+                self._check_synchronous(phase)
             if rules.rft:
                 successor = self._checkpoints.named(f"theta-{phase + 1}")
                 _require(
@@ -352,13 +367,14 @@ class Checker:
             known = max((end for number, end in reported.get((key, sample), ()) if number <= attempt), default=0)
             _require(known >= length, f"{length} tokens of sample {sample} of {key} were taken, {known} are there")
 
-    def _check_synchronous(self, phase: int, weights: int) -> None:
+    def _check_synchronous(self, phase: int) -> None:
         """With η = 0 the batches are those of a run without faults: worked out from the rules, and from what was
         given up, alone.
         """
         keys = self._upcoming(phase)
         for number, step in enumerate(self._steps[phase]):
             version = self._begun[phase] + number
+            weights = self._weights[version]
             accepted: list[tuple[GroupKey, list[Sample]]] = []
             while len(accepted) < self._rules.groups_per_step:
                 key = next(keys)
@@ -371,7 +387,7 @@ class Checker:
             expected = tuple(key for key, _ in accepted)
             _require(expected == step, f"step {number} of phase {phase} is {step}, without faults it is {expected}")
             sequences = [s.digest() for _, samples in accepted for s in samples if s.reward is not None]
-            weights = arithmetic.trained(weights, arithmetic.batch_digest(sequences))
+            _require(arithmetic.batch_digest(sequences) == self._digests[phase][number], "it is another batch")
 
     def _was_given_up(self, key: GroupKey) -> bool:
         group = self._groups[key]

@@ -98,12 +98,20 @@ class FakeEngine:
 class FakeLearner:
     """Weights are what was trained, folded into a number; a checkpoint is that number, and the steps behind it."""
 
-    def __init__(self, disk: Mount, relative: Callable[[str], str], shared: SharedMemory, draw: random.Random) -> None:
+    def __init__(
+        self,
+        disk: Mount,
+        relative: Callable[[str], str],
+        shared: SharedMemory,
+        draw: random.Random,
+        unstable: bool = False,
+    ) -> None:
         """`relative` makes a name on `disk` of a directory that the controller names."""
         self._disk = disk
         self._relative = relative
         self._shared = shared
         self._random = draw
+        self._unstable = unstable
         self._weights = arithmetic.START
         self._steps: list[int] = []
         self._writing: asyncio.Task[None] | None = None
@@ -122,9 +130,12 @@ class FakeLearner:
     async def step(self, batch: TrainingBatch, objective: str) -> dict[str, float]:
         await asyncio.sleep(0.05 + 0.5 * self._random.random())
         digest = arithmetic.digest_of(batch)
+        bad = self._unstable and digest % 3 == 0
+        if bad and objective == "sft":
+            return {"skipped": 1.0}
         self._weights = arithmetic.trained(self._weights, digest)
         self._steps.append(digest)
-        return {"loss": 0.0}
+        return {"loss": 0.0, "mismatch_kl": 9.0 if bad else 0.0}
 
     async def layout(self) -> WeightLayout:
         return _LAYOUT

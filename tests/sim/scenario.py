@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from network import CALM, Weather
 
@@ -78,6 +78,8 @@ class Scenario:
     full_disk: tuple[float, float]
     refusal: float
     """How often an engine finds that the weights it was given are not those that were sent."""
+    unstable: bool
+    """Some steps leave the bands of the stability guard: η is tightened, steps are rolled back."""
 
     @classmethod
     def draw(cls, seed: int) -> "Scenario":
@@ -94,7 +96,7 @@ class Scenario:
                 twice=r.choice((0.0, 0.03, 0.15)),
             )
         full_from = r.uniform(0, 8)
-        return cls(
+        scenario = cls(
             seed=seed,
             staleness=staleness,
             oversample=1.5 if staleness and r.random() < 0.5 else 1.0,
@@ -115,7 +117,9 @@ class Scenario:
             weather_until=r.uniform(2, 15),
             full_disk=(full_from, full_from + r.uniform(0.1, 3)) if r.random() < 0.12 else (0.0, 0.0),
             refusal=r.choice((0.0, 0.0, 0.05)),
+            unstable=r.random() < 0.25,
         )
+        return replace(scenario, rl_steps=scenario.rl_steps + 2) if scenario.unstable else scenario
 
 
 def _death(r: random.Random) -> Death | None:

@@ -4,7 +4,7 @@ from scenario import Scenario
 
 from actors.plan import Plan
 from rollout.config import EvalConfig, RolloutConfig
-from trainer.config import OptimConfig, ScheduleConfig, SFTConfig
+from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
 
 GROUPS_PER_STEP = GROUP_SIZE = 2
 MAX_NEW_TOKENS = 20
@@ -49,6 +49,8 @@ def plan(scenario: Scenario) -> Plan:
         checkpoint_every_s=scenario.checkpoint_every_s,
         keep_checkpoints=2,
         save_timeout_s=30.0,
+        max_staleness=scenario.staleness,
+        guard=GuardConfig(patience=1 + scenario.seed % 2, max_rollbacks=1000),
         config_digest="simulated",
         overlap_sync=scenario.staleness > 0,
     )

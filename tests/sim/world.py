@@ -24,7 +24,8 @@ from virtual_loop import Crash, Process, VirtualLoop
 
 from actors.broadcaster import WeightBroadcaster
 from actors.buffer import RolloutBuffer
-from actors.controller import Controller, EvaluationFailed
+from actors.controller import Controller
+from actors.endings import EvaluationFailed
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.engine import EngineDead, WeightsDisagree
@@ -203,7 +204,7 @@ class World:
         )
 
     def _make_learner(self, mount: Mount) -> FakeLearner:
-        return FakeLearner(mount, self._relative, self._shared, self._random)
+        return FakeLearner(mount, self._relative, self._shared, self._random, self.scenario.unstable)
 
     def _make_controller(self, mount: Mount) -> Controller:
         self._scratch.mkdir(parents=True, exist_ok=True)

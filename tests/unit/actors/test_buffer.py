@@ -319,6 +319,58 @@ def test_a_token_too_old_at_consumption_drops_its_group_and_another_is_generated
     run(test)
 
 
+def test_a_tightened_bound_holds_for_what_waits_what_is_started_and_what_goes_on_and_survives_a_crash(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=2, wait_for_late=False, groups_per_step=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        waiting, interrupted, trained = await buffer.lease("w", NEWEST, 9, 0)  # (η + v + 1)·B = 3
+        await buffer.finish("w", trained.attempt, answer(trained))
+        await buffer.trained([trained.key], 1)
+        await buffer.new_version(1)
+        await buffer.finish("w", waiting.attempt, answer(waiting))
+        await buffer.give_back("w", report(interrupted, tokens(0, 0, [7])))
+        await buffer.tighten(0)
+        await buffer.tighten(1)  # it never rises
+        with pytest.raises(TimeoutError, match="0 of 1 groups are ready"):
+            await buffer.next_batch(0)
+        assert (await buffer.status()).dropped == {"stale": 1}
+        crash(buffer)
+        buffer = make(tmp_path, max_staleness=2, wait_for_late=False, groups_per_step=1)
+        await buffer.begin_rl(0, steps=9, version=1, done_steps=1)
+        with pytest.raises(TimeoutError, match="0 of 1 groups are ready"):
+            await buffer.next_batch(0)
+        [lease] = await buffer.lease("w", NEWEST, 9, 0)  # (0 + 1 + 1)·1, and one was trained
+        assert (lease.key, lease.pieces) == (interrupted.key, ())  # from nothing: its token is a version old
+        await buffer.finish("w", lease.attempt, answer(lease, version=1))
+        assert (await buffer.next_batch(0))[0].metrics["staleness_max"] == 0
+        await buffer.begin_rl(1, steps=9, version=1)
+        assert len(await buffer.lease("w", NEWEST, 9, 0)) == 3  # the bound of the next phase is the configured one
+
+    run(test)
+
+
+def test_without_staleness_rounds_are_not_over_provisioned_any_more(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1, oversample=2.0)
+        await buffer.begin_rl(0, steps=9, version=0)
+        first = await buffer.lease("w", NEWEST, 9, 0)
+        assert len(first) == 4
+        await buffer.tighten(0)
+        for lease in first[:2]:
+            await buffer.finish("w", lease.attempt, answer(lease))
+        assert await buffer.revoked("w", 0) == []
+        for lease in first[2:]:
+            await buffer.finish("w", lease.attempt, answer(lease))
+        info, _ = await buffer.next_batch(0)
+        await buffer.trained(info.groups, 1)
+        await buffer.new_version(1)
+        with pytest.raises(TimeoutError):
+            await buffer.next_batch(0)  # two groups of version 0 waited, and are too old
+        assert len(await buffer.lease("w", NEWEST, 9, 0)) == 2
+
+    run(test)
+
+
 def test_a_step_waits_for_an_answer_that_the_next_one_could_not_train(tmp_path: Path):
     async def test() -> None:
         buffer = make(tmp_path, max_staleness=1)

@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,15 @@ def test_a_version_stands_for_the_steps_up_to_it(tmp_path: Path) -> None:
     _, text = shown(lambda console: show_checkpoint(run, "4", console))  # what iteration 1 began with
     assert "rft theta-0 theta-1" in text
     assert "version 4" not in text
+
+
+def test_steps_that_were_rolled_back_are_not_in_the_weights(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    replace(Manifest.load(LocalDisk(run)), restored=((3, 2),)).save(LocalDisk(run))
+    _, text = shown(lambda console: show_checkpoint(run, "rl-0", console))
+    assert "1 steps (versions 2-3), 1 groups of 1 prompts, 2 answers, 6 tokens; 1 rolled back" in text.replace(
+        "\n", " "
+    )
 
 
 def test_a_prompt_tells_its_life_and_its_answers(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_over_provisioned_rounds_need_a_bound_that_an_interrupted_group_can_keep
 
 
 class AdmissionMachine(RuleBasedStateMachine):
-    """Any order of starts, results, drops, versions, interruptions, deaths and resumes, against each group's history.
+    """Starts, results, drops, versions, interruptions, tighter bounds, deaths and resumes, in any order.
 
     A group is the engines' version at which it was started first: its oldest token. The learner may be a step ahead of
     the engines, or any number of steps while recorded ones are trained again.
@@ -116,7 +116,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     )
     def begin(self, eta: float, batch: int, version: int, steps: int, concurrent: int, oversample: float) -> None:
         self.eta, self.batch, self.steps, self.first, self.concurrent = eta, batch, steps, version, concurrent
-        self.oversample = oversample if eta >= 1 else 1.0
+        self.first_eta, self.oversample = eta, oversample if eta >= 1 else 1.0
         self.extra = math.ceil(round((self.oversample - 1) * batch, 6))
         self.admission = Admission(eta, batch, version, steps, oversample=self.oversample)
         self.running: list[int] = []
@@ -152,6 +152,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         else:
             self.admission.reject()
             assert self.admission.capacity(self.concurrent) in (before, before + 1)
+
+    @precondition(lambda self: self.eta > 0)
+    @rule()
+    def tighten(self) -> None:
+        self.eta = max(0.0, self.eta - 1)
+        self.extra = self.extra if self.eta >= 1 else 0
+        self.admission.tighten(self.eta)
 
     @precondition(lambda self: self.admission.surplus)
     @rule()
@@ -198,7 +205,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.running = []
         kept = len(self.ready) + (self.recorded - self.trained) * self.batch
         left = self.steps - self.trained
-        self.admission = Admission(self.eta, self.batch, self.learner, left, kept, self.oversample)
+        self.admission = Admission(self.first_eta, self.batch, self.learner, left, kept, self.oversample)
+        self.admission.tighten(self.eta)
 
     @invariant()
     def counters_agree_with_what_happened(self) -> None:
@@ -214,11 +222,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         waiting = len(self.ready) + len(self.running)
         assert self.recorded * self.batch + waiting <= self.steps * self.batch
         if not self.extra and a.version >= self.first + self.recorded:  # nothing is being trained again
-            assert a.accepted + a.running <= (math.floor(self.eta) + a.version + 1) * self.batch
+            ahead = a.accepted + a.running - (math.floor(self.eta) + a.version + 1) * self.batch
+            assert ahead <= (0 if self.eta == self.first_eta else math.ceil(self.first_eta - self.eta) * self.batch)
+            assert ahead < 0 or a.capacity(self.concurrent) == 0
 
     @invariant()
     def without_staleness_the_order_is_synchronous(self) -> None:
-        if self.eta < 1:  # ages are whole numbers
+        if self.first_eta < 1:  # ages are whole numbers
             assert all(version == self.first + trained for version, trained in self.started)
 
     @invariant()

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rollout.records import TrainingBatch
 from rollout.weight_sums import promised, sums_in
 from rollout.weights import WeightSlot
-from trainer.config import OptimConfig, RLConfig, TrainerConfig
+from trainer.config import GuardConfig, OptimConfig, RLConfig, TrainerConfig
 from trainer.export import export_model
+from trainer.guard import Guard, Standing
 from trainer.learner import LearnerRank
 from trainer.rendezvous import free_port, join_ranks
 
@@ -230,6 +231,9 @@ def test_on_policy_metrics_show_no_mismatch(one_rank: Callable[..., LearnerRank]
     metrics = learner.step(dataclasses.replace(batch, behaviour_logprobs=logprobs.astype(np.float32)), "rl")
     assert metrics["mismatch_max"] < 1e-5
     assert metrics["mismatch_kl"] < 1e-9
+    ruling, standing = Guard(GuardConfig(entropy=1e-3, patience=1)).judge(metrics, Standing())
+    assert (ruling.reason, standing.grad_norms) == ("", (metrics["grad_norm"],))
+    assert {"mismatch_kl", "ess_frac", "clip_frac", "entropy", "skipped"} <= metrics.keys()  # else nobody watches them
     assert metrics["is_weight_mean"] == pytest.approx(1, abs=1e-5)
     assert metrics["ess_frac"] == pytest.approx(1, abs=1e-5)
     assert metrics["clip_frac"] == metrics["is_clipped_frac"] == 0

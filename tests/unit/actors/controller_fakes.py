@@ -1,0 +1,205 @@
+"""What the controller's tests share: fakes whose weights are strings, so that what they are made of can be read."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.controller import Controller
+from actors.manifest import Manifest
+from actors.plan import Plan
+from actors.records import BufferStatus
+from rollout.config import EvalConfig
+from rollout.experts import ExpertReport
+from rollout.records import BatchInfo, EvalCounts, GroupKey
+from rollout.storage import LocalDisk
+from rollout.weights import WeightLayout, WeightSlot
+from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
+from trainer.directories import NotWritten
+from trainer.phases import RLoopSchedule
+
+
+class FakeLearner:
+    """Weights are a string that grows by a letter per step; a checkpoint is that string in a file.
+
+    A step checkpoint is on the disk when `disk_takes` steps more were trained, or when somebody waits for it. `metrics`
+    gives those of a step by the weights that it made.
+    """
+
+    def __init__(self) -> None:
+        self.weights = "base"
+        self.log: list[str] = []
+        self.disk_takes = 0
+        self.full_disk = False
+        self.metrics: Callable[[str], dict[str, float]] = lambda weights: {}
+        self._writing: tuple[Path, str] | None = None
+        self._steps_left = 0
+
+    async def begin_phase(self, weights: str | None, optim: OptimConfig, total_steps: int) -> str:
+        if weights is not None:
+            self.weights = (Path(weights) / "weights").read_text()
+        self.log.append(f"begin {self.weights}")
+        return self.weights
+
+    async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> str:
+        self.weights = (Path(directory) / "weights").read_text()
+        self.log.append(f"resume {self.weights}")
+        return self.weights
+
+    async def step(self, batch: object, objective: str) -> dict[str, float]:
+        self.weights += "+" if objective == "rl" else "s"
+        self._steps_left -= 1
+        return {"loss": 0.5} | self.metrics(self.weights)
+
+    async def layout(self) -> WeightLayout:
+        return WeightLayout.of([("w", "float32", (1,))])
+
+    async def stage(self, slot: WeightSlot) -> None:
+        self.log.append(f"stage {slot.version} {self.weights}")
+
+    async def probe(self, sequences: object) -> list[np.ndarray]:
+        return [np.zeros(3, np.float32)]
+
+    async def weights_hash(self) -> str:
+        return self.weights
+
+    async def save(self, directory: str, optimizer: bool) -> None:
+        assert self._writing is None, "one save at a time"
+        self._writing, self._steps_left = (Path(directory), self.weights), self.disk_takes
+        self.log.append(f"save {self.weights}")
+
+    async def saved(self, timeout_s: float) -> bool:
+        if self._writing is None:
+            return True
+        if timeout_s == 0 and self._steps_left > 0:
+            return False
+        (directory, weights), self._writing = self._writing, None
+        if self.full_disk:
+            raise NotWritten(f"checkpoint {directory} could not be written")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "weights").write_text(weights)
+        return True
+
+    async def export(self, directory: str) -> None: ...
+
+
+class FakeBroadcaster:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.versions: list[int] = []
+
+    async def claim(self, layout: WeightLayout, version: int) -> WeightSlot:
+        return WeightSlot("", layout, version)
+
+    async def publish(self, slot: WeightSlot, expected: object) -> dict[str, float]:
+        self.versions.append(slot.version)
+        self.log.append(f"publish {slot.version}")
+        return {"sync_s": 0.0}
+
+    async def probe_sequences(self) -> list[np.ndarray]:
+        return [np.zeros(4, np.int32)]
+
+
+class FakeBuffer:
+    def __init__(self, log: list[str], experts: int = 100) -> None:
+        self.log = log
+        self.experts = experts
+        self.began: list[tuple[str, int]] = []
+        self.hang = False
+        self.batches = 0
+
+    async def begin_rl(self, iteration: int, steps: int, version: int, done_steps: int = 0) -> None:
+        self.began.append(("rl", done_steps))
+
+    async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
+        self.began.append((Path(dataset).name, done_steps))
+        return 2
+
+    async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
+        self.log.append("eval")
+
+    async def end_phase(self) -> None: ...
+
+    async def new_version(self, version: int) -> None:
+        self.log.append(f"admit {version}")
+
+    async def next_batch(self, timeout_s: float) -> tuple[BatchInfo, object]:
+        if self.hang:
+            await asyncio.sleep(timeout_s)
+            raise TimeoutError("0 of 4 groups ready")
+        self.batches += 1
+        return BatchInfo((GroupKey("train", 0, f"p{self.batches}"),), 4, 40, 20, {"reward": 1.0}), None
+
+    async def trained(self, keys: object, version: int) -> None:
+        self.log.append(f"trained {version}")
+
+    async def tighten(self, max_staleness: float) -> None:
+        self.log.append(f"tighten {max_staleness:g}")
+
+    async def eval_result(self, timeout_s: float) -> list[EvalCounts]:
+        return [EvalCounts(prompt_id="e0", tag="t", attempts=4, correct=2, failed=0, truncated=0, tokens=40)]
+
+    async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
+        fields = {f.name: 0 for f in dataclasses.fields(ExpertReport)}
+        return ExpertReport(**{**fields, "kept": self.experts})
+
+    async def status(self) -> BufferStatus:
+        return BufferStatus()
+
+
+def make(
+    run_dir: Path,
+    *,
+    iterations: int = 2,
+    warmup: bool = False,
+    experts: int = 100,
+    overlap: bool = True,
+    rl_steps: int = 3,
+    checkpoint_every_s: float = 1e9,
+    storage: LocalDisk | None = None,
+    max_staleness: float = 0.0,
+    guard: GuardConfig | None = None,
+    wrap: Callable[[Any], Any] = lambda actor: actor,
+):
+    """A controller over fakes, and those; it calls what `wrap` makes of them."""
+    plan = Plan(
+        schedule=ScheduleConfig(iterations=iterations, rl_steps=rl_steps),
+        rl=OptimConfig(),
+        rft=SFTConfig(),
+        warmup=SFTConfig(),
+        eval=EvalConfig(samples=4, ks=(1, 4)),
+        warmup_dataset="warmup.parquet" if warmup else "",
+        base_cache="",
+        seed=0,
+        stall_s=0.05,
+        checkpoint_every_s=checkpoint_every_s,
+        keep_checkpoints=2,
+        save_timeout_s=0.05,
+        max_staleness=max_staleness,
+        guard=guard or GuardConfig(),
+        config_digest="d",
+        overlap_sync=overlap,
+    )
+    learner = FakeLearner()
+    broadcaster, buffer = FakeBroadcaster(learner.log), FakeBuffer(learner.log, experts)
+    peers = wrap(buffer), wrap(learner), wrap(broadcaster)
+    controller = Controller(plan, run_dir, RLoopSchedule(iterations, warmup), *peers, storage)
+    return controller, learner, broadcaster, buffer
+
+
+class Commits(LocalDisk):
+    """A run's folder that remembers every manifest, and which step checkpoints were whole when it was written."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._run_dir = root
+        self.seen: list[tuple[Manifest, dict[str, str]]] = []
+
+    def replace(self, name, data):
+        super().replace(name, data)
+        whole = self._run_dir.glob("checkpoints/steps/*/weights")
+        held = {str(file.parent.relative_to(self._run_dir)): file.read_text() for file in whole}
+        self.seen.append((Manifest.load(LocalDisk(self._run_dir)), held))
