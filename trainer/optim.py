@@ -76,7 +76,7 @@ class ShardedAdamW:
         return int(self._adam.state[self._shards[0]]["step"])
 
     def restore(self, steps_done: int, updates: int, moments: Moments) -> None:
-        """Set counters and moments to those of a checkpoint."""
+        """Set counters and moments to those of a checkpoint; quantised ones are rounded once more."""
         self.steps_done = steps_done
         for name, shard in zip(self.names, self._shards, strict=True):
             self._adam.state[shard]["step"].fill_(updates)
@@ -100,7 +100,9 @@ def _adamw_8bit(groups: list[dict[str, Any]], config: OptimConfig) -> tuple[torc
     try:
         from torchao.optim import AdamW8bit
     except ImportError as error:
-        raise ValueError(f"optim.name adamw_8bit needs torchao ({error}); install rloop[torchao] or use adamw") from error
+        raise ValueError(
+            f"optim.name adamw_8bit needs torchao ({error}); install rloop[torchao] or use adamw"
+        ) from error
     adam = AdamW8bit(groups, **_settings(config))
     return adam, adam._new_buffer
 
