@@ -103,6 +103,7 @@ class RolloutWorker:
         self._buffer = buffer
         self._scoring = Scoring(name, verifiers, call_timeout_s)
         self._call_timeout_s = call_timeout_s
+        self._attest_s = 3 * call_timeout_s  # a probe, perhaps another, and the word that all is well
         self._max_concurrent = max_concurrent
         self._report_every_s = report_every_s
         self._buffer_patience_s = buffer_patience_s
@@ -305,8 +306,11 @@ class RolloutWorker:
     async def _serve(self, running: _Running) -> None:
         lease = running.lease
         group = await self._workflow(lease, _LeaseContext(self, running))
-        while running.log.newest > self._attested:
-            await self._attestations.wait(_ASK_S)
+        if not await self._attestations.first(lambda: running.log.newest <= self._attested or None, self._attest_s):
+            newest = running.log.newest
+            logger.warning("version %d was not attested in %g s: %s goes back", newest, self._attest_s, lease.key)
+            await self._ask(self._buffer.give_back(self.name, [running.report(self._attested)], "unattested"))
+            return
         running.delivered = True
         while (taken := await self._ask(self._deliver(lease, group))) is None and not self._lost_since:
             pass  # it may have arrived: a second delivery of the same lease is refused, which says so

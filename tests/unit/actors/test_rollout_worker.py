@@ -511,6 +511,26 @@ def test_no_token_of_a_version_leaves_the_worker_before_that_is_attested():
     assert set(buffer.finished[0].rollouts[0].response.versions.tolist()) == {0, 1}
 
 
+def test_a_group_with_tokens_that_nobody_attests_goes_back_without_them():
+    engine, buffer = FakeEngine(tokens=60, pause=0.001), FakeBuffer(1)
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 60.0, 0.05, 0.3)
+        await worker.start()
+        while sum(engine.given.values()) < 30:
+            await asyncio.sleep(0.001)
+        await worker.load_weights(SimpleNamespace(version=1))
+        while not buffer.given_back:
+            await asyncio.sleep(0.001)
+        await worker.close()
+
+    asyncio.run(main())
+    ((progress, reason),) = buffer.given_back
+    assert reason == "unattested"
+    assert {int(version) for piece in progress.pieces for version in piece.segment.versions} == {0}
+    assert buffer.finished == []
+
+
 def test_what_a_doubted_engine_sampled_is_void_and_what_came_before_is_kept():
     engine, buffer = FakeEngine(tokens=10**9, pause=0.001), FakeBuffer(1)
 
