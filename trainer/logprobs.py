@@ -15,8 +15,8 @@ from torch import Tensor
 
 Entropy = Literal["value", "gradient"]
 
-_LOGITS_PER_CHUNK = 1 << 24
-"""64 MiB of float32 logits at a time."""
+_LOGITS_PER_CHUNK = 1 << 26
+"""256 MiB of float32 logits at a time: rows enough that adding up the [V, d] gradient does not dominate."""
 
 
 def token_logprobs(
@@ -47,37 +47,38 @@ class _ChunkedLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, rows: int, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        norms, logprobs, entropies = (torch.empty(len(targets), device=hidden.device) for _ in range(3))
+        logprobs, entropies = (torch.empty(len(targets), device=hidden.device) for _ in range(2))
+        every = hidden.new_empty(0)
         for i in range(0, len(targets), rows):
             part = slice(i, i + rows)
-            logits = _logits(hidden[part], weight, scale)
-            norms[part] = logits.logsumexp(-1)
-            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - norms[part]
-            expected = logits.sub(norms[part, None]).exp_().mul_(logits).sum(-1)  # Σ p z
-            entropies[part] = norms[part] - expected
-        ctx.save_for_backward(hidden, weight, targets, norms, entropies)
+            every = _all_logprobs(hidden[part], weight, scale)
+            logprobs[part] = every.gather(-1, targets[part, None]).squeeze(-1)
+            entropies[part] = -torch.linalg.vecdot(every.exp(), every)
+        ctx.save_for_backward(hidden, weight, targets, entropies)
         ctx.scale, ctx.rows, ctx.entropy_gradient = scale, rows, entropy_gradient
+        ctx.last = every
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        d_logprobs, d_entropies = gradients
-        hidden, weight, targets, norms, entropies = ctx.saved_tensors
+        d_logprobs, d_entropies = (ctx.scale * gradient[:, None] for gradient in gradients)
+        hidden, weight, targets, entropies = ctx.saved_tensors
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=torch.float32)  # many chunks add up: not in bfloat16
-        for i in range(0, len(targets), ctx.rows):
+        every, ctx.last = ctx.last, None
+        for i in reversed(range(0, len(targets), ctx.rows)):
             part = slice(i, i + ctx.rows)
-            d_logits = _logits(hidden[part], weight, ctx.scale).sub_(norms[part, None])  # log p
+            if every is None:
+                every = _all_logprobs(hidden[part], weight, ctx.scale)
             if ctx.entropy_gradient:
-                scaled = -(d_entropies[part, None])
-                inner = d_logits.add(entropies[part, None]).mul_(scaled).sub_(d_logprobs[part, None])
-                d_logits = d_logits.exp_().mul_(inner)  # p · (-g_H (log p + H) - g)
+                inner = every.add(entropies[part, None]).mul_(-d_entropies[part]).sub_(d_logprobs[part])
+                d_logits = every.exp_().mul_(inner)  # p · (-g_H (log p + H) - g)
             else:
-                d_logits = d_logits.exp_().mul_(-d_logprobs[part, None])
-            d_logits.scatter_add_(-1, targets[part, None], d_logprobs[part, None])
-            d_logits = d_logits.mul_(ctx.scale).to(weight.dtype)
+                d_logits = every.exp_().mul_(-d_logprobs[part])
+            d_logits.scatter_add_(-1, targets[part, None], d_logprobs[part])
+            d_logits, every = d_logits.to(weight.dtype), None
             torch.mm(d_logits, weight, out=d_hidden[part])
             if d_logits.dtype == torch.float32:
                 d_weight.addmm_(d_logits.T, hidden[part])
@@ -86,6 +87,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return d_hidden, d_weight.to(weight.dtype), None, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:
+def _all_logprobs(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:
     """[rows, V] float32."""
-    return (hidden @ weight.T).float().mul_(scale)
+    logits = (hidden @ weight.T).float()
+    return (logits if scale == 1 else logits.mul_(scale)).log_softmax(-1)
