@@ -1,11 +1,11 @@
 """Log-probs of given tokens from hidden states and the output head, in chunks: [tokens, vocabulary] never exists whole.
 
-z = scale · h Wᵀ with scale = 1 / temperature, log p(y) = z_y - logsumexp(z), H = -Σ p log p. The forward pass keeps
-nothing of a chunk; the backward pass computes its logits again and adds up
+z = scale · h Wᵀ with scale = 1 / temperature, log p = z - logsumexp(z), H = -Σ p log p. The forward pass keeps the last
+chunk's log p, which for a small vocabulary is all; the backward pass computes the others again and adds up
 
     ∂ log p(y) / ∂z = onehot(y) - p        ∂H / ∂z = -p (log p + H)
 
-in place, so that one [chunk, vocabulary] buffer is all the memory it needs besides the gradients.
+so that two [chunk, vocabulary] buffers are all the memory it needs besides the gradients.
 """
 
 from typing import Any, Literal
@@ -48,9 +48,10 @@ class _ChunkedLogprobs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, rows: int, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropies = (torch.empty(len(targets), device=hidden.device) for _ in range(2))
-        every = hidden.new_empty(0)
+        every = None
         for i in range(0, len(targets), rows):
             part = slice(i, i + rows)
+            every = None  # gone before the next one is made
             every = _all_logprobs(hidden[part], weight, scale)
             logprobs[part] = every.gather(-1, targets[part, None]).squeeze(-1)
             entropies[part] = -torch.linalg.vecdot(every.exp(), every)
@@ -67,7 +68,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, weight, targets, entropies = ctx.saved_tensors
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=torch.float32)  # many chunks add up: not in bfloat16
-        every, ctx.last = ctx.last, None
+        every, ctx.last = ctx.last, None  # it is overwritten: a second backward pass computes it again
         for i in reversed(range(0, len(targets), ctx.rows)):
             part = slice(i, i + ctx.rows)
             if every is None:
