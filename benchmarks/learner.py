@@ -17,13 +17,12 @@ import torch
 from bare_loop import BareLoop, packed, padded
 from one_thread import PATIENCE_S, HeadRun, RankProcesses, Took, own_process, run_head, timed
 from report import Row, arguments, report
-from workloads import DEMO, LONG_TAILED, MIDDLE, Workload, make_batch, make_model
+from workloads import DEMO, LONG_TAILED, MIDDLE, Workload, linear_cost, make_batch, make_model
 
 from rollout.records import TrainingBatch
 from trainer.attention import choose_attention
 from trainer.batching import micro_batches
 from trainer.config import OptimConfig, RLConfig, TrainerConfig
-from trainer.flops import Work
 from trainer.learner import LearnerRank
 from trainer.objectives import rl_objective
 from trainer.packing import plan_micro_batches
@@ -93,17 +92,6 @@ def rates(name: str, tokens: int, took: Sequence[Took]) -> Row:
 
 def advantages(batch: TrainingBatch, longest: int) -> np.ndarray:
     return rl_objective(RLConfig(), longest).advantages(batch, None, None).tokens
-
-
-def linear_cost(workload: Workload) -> float:
-    """See `trainer.packing`; with the parameters of a block counted by hand, since no model is at hand."""
-    from transformers import Qwen3Config
-
-    shape = workload.architecture
-    width, heads = shape["hidden_size"], shape["num_attention_heads"] + shape["num_key_value_heads"]
-    block = width * (2 * heads * shape["head_dim"] + 3 * shape["intermediate_size"])
-    parameters = shape["num_hidden_layers"] * block + width * workload.vocab_size
-    return Work.of(Qwen3Config(**shape), parameters).linear_cost
 
 
 def against_bare(workload: Workload, folder: Path, sequences: int, rounds: int, aim: float | None) -> list[Row]:
@@ -211,12 +199,12 @@ def main() -> None:
     quick = options.quick
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="rloop-learner-") as name:
-        folder, rounds = Path(name), 3 if quick else 7
+        folder, rounds = Path(name), 2 if quick else 5
         found = [
             *against_bare(MIDDLE, folder, 8 if quick else 32, rounds, AIM),
-            *against_bare(DEMO, folder, 64 if quick else 256, rounds, None),
+            *against_bare(DEMO, folder, 64 if quick else 256, 2 * rounds, None),
             *packed_against_padded(folder, 16 if quick else 64, 1 if quick else 3),
-            *two_ranks(folder, 8 if quick else 32, 2 if quick else 5),
+            *two_ranks(folder, 8 if quick else 32, 1 if quick else 3),
             *chunked_against_full(256 if quick else 2048),
         ]
     report(

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from rollout.records import TrainingBatch
+from trainer.flops import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +68,22 @@ SIBLINGS = 8
 
 def make_model(workload: Workload, folder: Path) -> Path:
     """Write the model and return its directory."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
     disable_progress_bar()
     torch.manual_seed(0)
-    config = Qwen3Config(vocab_size=workload.vocab_size, tie_word_embeddings=True, **workload.architecture)
     directory = folder / workload.name
-    Qwen3ForCausalLM(config).save_pretrained(directory)
+    Qwen3ForCausalLM(_config(workload)).save_pretrained(directory)
     return directory
+
+
+def linear_cost(workload: Workload) -> float:
+    """See `trainer.packing`."""
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(_config(workload))
+    return Work.of(model.config, sum(p.numel() for p in model.parameters())).linear_cost
+
+
+def _config(workload: Workload) -> Qwen3Config:
+    return Qwen3Config(vocab_size=workload.vocab_size, tie_word_embeddings=True, **workload.architecture)
 
 
 def make_batch(workload: Workload, sequences: int) -> TrainingBatch:
