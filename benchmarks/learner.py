@@ -15,7 +15,9 @@ from statistics import median
 import numpy as np
 import torch
 from bare_loop import BareLoop, packed, padded
-from one_thread import PATIENCE_S, HeadRun, RankProcesses, Took, own_process, run_head, timed
+from head_run import HeadRun, run_head
+from one_thread import PATIENCE_S, Took, own_process, timed
+from rank_processes import RankProcesses
 from report import Row, arguments, report
 from workloads import DEMO, LONG_TAILED, MIDDLE, Workload, linear_cost, make_batch, make_model
 
@@ -34,6 +36,8 @@ DEVICE = rank_device(0)
 COMPUTE_DTYPE = "bfloat16" if DEVICE.type == "cuda" else "float32"
 ATTENTION = choose_attention("auto", COMPUTE_DTYPE, DEVICE)
 OPTIM = OptimConfig()
+ROOM_FOR_TWO = DEVICE.type == "cpu" or torch.cuda.device_count() > 1
+"""Each rank has a GPU of its own."""
 LAPS = ("evaluate_s", "forward_backward_s", "optimizer_s")
 VOCABULARY, HIDDEN_SIZE = 151_936, 1024
 """Of Qwen3-0.6B."""
@@ -43,12 +47,15 @@ Rounds = dict[str, list[Took]]
 """By what was measured, one per round."""
 
 
+def trainer_config(workload: Workload) -> TrainerConfig:
+    return TrainerConfig(compute_dtype=COMPUTE_DTYPE, micro_batch_tokens=workload.micro_batch_tokens)
+
+
 class Ours:
     """The shipped learner, one rank in this process."""
 
     def __init__(self, workload: Workload, model_dir: Path) -> None:
-        config = TrainerConfig(compute_dtype=COMPUTE_DTYPE, micro_batch_tokens=workload.micro_batch_tokens)
-        self._rank = LearnerRank(0, 1, model_dir, config)
+        self._rank = LearnerRank(0, 1, model_dir, trainer_config(workload))
         self._rank.connect("127.0.0.1", free_port(), PATIENCE_S)
         self._rank.begin_phase(None, OPTIM, 1000)
         self.metrics: list[dict[str, float]] = []
@@ -149,7 +156,7 @@ def two_ranks(folder: Path, sequences: int, rounds: int) -> list[Row]:
     """Two ranks of one thread against one, and what the plan says of waiting."""
     workload = MIDDLE
     model_dir, batch = make_model(workload, folder), make_batch(workload, sequences)
-    learners = [RankProcesses(world, model_dir, workload.micro_batch_tokens) for world in (1, 2)]
+    learners = [RankProcesses(world, model_dir, trainer_config(workload)) for world in (1, 2)]
     try:
         sides = {f"{i + 1}": lambda learner=learner: learner.step(batch) for i, learner in enumerate(learners)}
         took = in_turns(sides, rounds)
@@ -204,7 +211,7 @@ def main() -> None:
             *against_bare(MIDDLE, folder, 8 if quick else 32, rounds, AIM),
             *against_bare(DEMO, folder, 64 if quick else 256, 2 * rounds, None),
             *packed_against_padded(folder, 16 if quick else 64, 1 if quick else 3),
-            *two_ranks(folder, 8 if quick else 32, 1 if quick else 3),
+            *(two_ranks(folder, 8 if quick else 32, 1 if quick else 3) if ROOM_FOR_TWO else []),
             *chunked_against_full(256 if quick else 2048),
         ]
     report(
