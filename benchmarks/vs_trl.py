@@ -73,7 +73,7 @@ class Workload:
 
 
 WORKLOADS = (
-    Workload("countdown", ("data.countdown.train_problems=80",), 60, 12, level=0.25),
+    Workload("countdown", ("data.countdown.train_problems=80",), 60, 12, level=0.3),
     Workload(
         "long tail",
         (
@@ -201,12 +201,12 @@ def _rloop_step(row: Mapping[str, Any], samples: int) -> Step:
 # -- TRL --------------------------------------------------------------------------------------------------------------
 
 
-def make_trl_venv() -> None:
+def make_trl_venv(folder: Path) -> None:
     """TRL's own environment, on first use."""
     if not (TRL_VENV / "bin" / "python").exists():
         say("the environment of TRL is made (once)")
         command = ["sh", "benchmarks/trl_venv.sh", str(TRL_VENV), sys.prefix]
-        processes.run(command, ROOT, ROOT / ".venv-trl.log", {}, DEADLINE_S)
+        processes.run(command, ROOT, folder / "venv.log", {}, DEADLINE_S)
 
 
 def run_trl(config: RunConfig, model_dir: Path, settings: Mapping[str, Any], steps: int, folder: Path) -> Side:
@@ -309,8 +309,8 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--try-all", action="store_true", help="a few steps of every configuration of TRL as well")
     options = parser.parse_args()
-    make_trl_venv()
     with tempfile.TemporaryDirectory(prefix="rloop-vs-trl-") as folder:
+        make_trl_venv(Path(folder))
         rows = measure(options, Path(folder))
     report("RLoop against TRL on CPU", rows, options.json)
 

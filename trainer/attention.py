@@ -35,7 +35,10 @@ class PaddedBlock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedSequences:
-    """b sequences end to end, T tokens together: the input of a forward pass."""
+    """b sequences end to end, T tokens together: the input of a forward pass.
+
+    Few fields and none of them a long tuple: FSDP walks through all of this at every block.
+    """
 
     token_ids: Tensor
     """[T] int64"""
@@ -43,8 +46,8 @@ class PackedSequences:
     """[T] int64, from 0 in each sequence."""
     borders: Tensor
     """[b + 1] int32 where each begins, and T."""
-    lengths: tuple[int, ...]
-    """[b]"""
+    longest: int
+    """Tokens of the longest."""
     blocks: tuple[PaddedBlock, ...]
     """The same tokens in padded blocks."""
     cells: Tensor
@@ -59,7 +62,7 @@ class PackedSequences:
             torch.from_numpy(token_ids.astype(np.int64)),
             torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
             torch.from_numpy(borders.astype(np.int32)),
-            tuple(map(int, lengths)),
+            max(lengths),
             blocks,
             cells,
         )
@@ -70,19 +73,18 @@ class PackedSequences:
             t.to(device, non_blocking=non_blocking) for t in (self.token_ids, self.positions, self.borders, self.cells)
         )
         blocks = tuple(PaddedBlock(b.rows.to(device, non_blocking=non_blocking), b.longest) for b in self.blocks)
-        return PackedSequences(token_ids, positions, borders, self.lengths, blocks, cells)
+        return PackedSequences(token_ids, positions, borders, self.longest, blocks, cells)
 
     def model_arguments(self, attention: str) -> dict[str, Any]:
         """What a transformers decoder is called with, [1, T] tokens, for the attention it was built with."""
         arguments: dict[str, Any] = {"input_ids": self.token_ids[None], "position_ids": self.positions[None]}
         if attention == PACKED_SDPA:
             return arguments | {"packed": self}
-        longest = max(self.lengths)
         return arguments | {
             "cu_seq_lens_q": self.borders,
             "cu_seq_lens_k": self.borders,
-            "max_length_q": longest,
-            "max_length_k": longest,
+            "max_length_q": self.longest,
+            "max_length_k": self.longest,
         }
 
 

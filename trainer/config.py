@@ -195,7 +195,7 @@ class TrainerConfig(BaseModel):
         None, description="Free gathered parameters between forward and backward; null: on GPUs."
     )
     cpu_offload: bool = Field(False, description="Keep shards and optimizer in host memory (GPUs).")
-    fused_kernels: bool = Field(True, description="Use liger-kernel where it imports and a GPU is there.")
+    fused_kernels: bool = Field(False, description="liger-kernel's fused layers, and its output head in SFT (GPUs).")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="Low-rank adapters instead of all weights.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm over the whole model is clipped to this.")
     keep_checkpoints: int = Field(

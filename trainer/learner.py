@@ -87,7 +87,12 @@ class LearnerRank:
         torch.manual_seed(self._seed)
         config, stored = self._config, StoredTensors(self._model_dir)
         policy = empty_policy(
-            self._model_dir, self._attention, config.compute_dtype, self._device, config.rl.has_critic
+            self._model_dir,
+            self._attention,
+            config.compute_dtype,
+            self._device,
+            config.rl.has_critic,
+            config.fused_kernels,
         )
         self._parts = parts_of(policy.lm, stored)
         self._work = _work(policy)

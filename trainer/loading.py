@@ -19,6 +19,7 @@ from transformers import (
 from trainer.attention import choose_attention
 from trainer.config import LOGIT_SETTINGS
 from trainer.fsdp import ShardedPolicy, first_row, local_shard
+from trainer.kernels import check_fused, fuse_layers
 from trainer.policy import Policy
 from trainer.stored_names import Parts
 from trainer.stored_tensors import StoredTensors
@@ -27,23 +28,32 @@ logger = logging.getLogger(__name__)
 
 
 def empty_policy(
-    model_dir: Path, attention: str, compute_dtype: str, device: torch.device, critic: bool = False
+    model_dir: Path,
+    attention: str,
+    compute_dtype: str,
+    device: torch.device,
+    critic: bool = False,
+    fused_kernels: bool = False,
 ) -> Policy:
     """The policy of a Hugging Face model directory, its float32 parameters on the meta device; buffers are real.
 
     It is in evaluation mode, for good: dropout and router noise would give log-probs that are nobody's.
 
     Raises:
-        ValueError: The attention asked for cannot run here, or log-probs of such a model would be wrong.
+        ValueError: The attention or kernels asked for cannot run here, or log-probs of such a model would be wrong.
     """
     chosen = choose_attention(attention, compute_dtype, device)
+    if fused_kernels:
+        check_fused(device)
     logger.info("attention: %s (asked for %s)", chosen, attention)
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
     _refuse_other_maths(config)
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=chosen)
-        policy = Policy(lm.eval(), critic)
+        policy = Policy(lm.eval(), critic, fused_kernels)
     _compute_buffers(lm)
+    if fused_kernels:
+        fuse_layers(lm)
     return policy
 
 

@@ -1,11 +1,11 @@
 """Log-probs of given tokens from hidden states and the output head, in chunks: [tokens, vocabulary] never exists whole.
 
-z = scale · h Wᵀ with scale = 1 / temperature, log p(y) = z_y - logsumexp(z), H = -Σ p log p. The forward pass keeps
-nothing of a chunk; the backward pass computes its logits again and adds up
+z = scale · h Wᵀ with scale = 1 / temperature, log p = z - logsumexp(z), H = -Σ p log p. The forward pass keeps the last
+chunk's log p, which for a small vocabulary is all; the backward pass computes the others again and adds up
 
     ∂ log p(y) / ∂z = onehot(y) - p        ∂H / ∂z = -p (log p + H)
 
-in place, so that one [chunk, vocabulary] buffer is all the memory it needs besides the gradients.
+so that two [chunk, vocabulary] buffers are all the memory it needs besides the gradients.
 """
 
 from typing import Any, Literal
@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Entropy = Literal["value", "gradient"]
+Entropy = Literal["none", "value", "gradient"]
+"""What is asked about entropies: nothing (they are 0), what they are, or also their gradient."""
 
-_LOGITS_PER_CHUNK = 1 << 24
-"""64 MiB of float32 logits at a time."""
+_LOGITS_PER_CHUNK = 1 << 26
+"""256 MiB of float32 logits at a time: rows enough that adding up the [V, d] gradient does not dominate."""
 
 
 def token_logprobs(
@@ -34,58 +35,64 @@ def token_logprobs(
         weight: [V, d] output head.
         targets: [n] int64 tokens.
         scale: Factor of the logits: 1 / temperature, times the model's own if it has one.
-        entropy: Whether entropies carry a gradient.
+        entropy: Whether entropies are computed, and carry a gradient.
         logits_per_chunk: Upper bound of chunk × V.
     """
     rows = max(1, logits_per_chunk // len(weight))
-    logprobs, entropies = _ChunkedLogprobs.apply(hidden, weight, targets, scale, rows, entropy == "gradient")
+    logprobs, entropies = _ChunkedLogprobs.apply(hidden, weight, targets, scale, rows, entropy)
     return logprobs, entropies
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, rows: int, entropy_gradient: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, rows: int, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
-        norms, logprobs, entropies = (torch.empty(len(targets), device=hidden.device) for _ in range(3))
+        logprobs, entropies = (torch.zeros(len(targets), device=hidden.device) for _ in range(2))
+        every = None
         for i in range(0, len(targets), rows):
             part = slice(i, i + rows)
-            logits = _logits(hidden[part], weight, scale)
-            norms[part] = logits.logsumexp(-1)
-            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - norms[part]
-            expected = logits.sub(norms[part, None]).exp_().mul_(logits).sum(-1)  # Σ p z
-            entropies[part] = norms[part] - expected
-        ctx.save_for_backward(hidden, weight, targets, norms, entropies)
-        ctx.scale, ctx.rows, ctx.entropy_gradient = scale, rows, entropy_gradient
-        if not entropy_gradient:
+            every = None  # gone before the next one is made
+            every = _all_logprobs(hidden[part], weight, scale)
+            logprobs[part] = every.gather(-1, targets[part, None]).squeeze(-1)
+            if entropy != "none":
+                entropies[part] = -torch.linalg.vecdot(every.exp(), every)
+        ctx.save_for_backward(hidden, weight, targets, entropies)
+        ctx.scale, ctx.rows, ctx.entropy_gradient = scale, rows, entropy == "gradient"
+        ctx.last = every
+        if not ctx.entropy_gradient:
             ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
-        d_logprobs, d_entropies = gradients
-        hidden, weight, targets, norms, entropies = ctx.saved_tensors
+        d_logprobs, d_entropies = (ctx.scale * gradient[:, None] for gradient in gradients)
+        hidden, weight, targets, entropies = ctx.saved_tensors
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)  # many chunks add up: not in bfloat16
-        for i in range(0, len(targets), ctx.rows):
+        d_weight = None
+        if ctx.needs_input_grad[1]:  # the head may be frozen
+            d_weight = torch.zeros_like(weight, dtype=torch.float32)  # many chunks add up: not in bfloat16
+        every, ctx.last = ctx.last, None  # it is overwritten: a second backward pass computes it again
+        for i in reversed(range(0, len(targets), ctx.rows)):
             part = slice(i, i + ctx.rows)
-            d_logits = _logits(hidden[part], weight, ctx.scale).sub_(norms[part, None])  # log p
+            if every is None:
+                every = _all_logprobs(hidden[part], weight, ctx.scale)
             if ctx.entropy_gradient:
-                scaled = -(d_entropies[part, None])
-                inner = d_logits.add(entropies[part, None]).mul_(scaled).sub_(d_logprobs[part, None])
-                d_logits = d_logits.exp_().mul_(inner)  # p · (-g_H (log p + H) - g)
+                inner = every.add(entropies[part, None]).mul_(-d_entropies[part]).sub_(d_logprobs[part])
+                d_logits = every.exp_().mul_(inner)  # p · (-g_H (log p + H) - g)
             else:
-                d_logits = d_logits.exp_().mul_(-d_logprobs[part, None])
-            d_logits.scatter_add_(-1, targets[part, None], d_logprobs[part, None])
-            d_logits = d_logits.mul_(ctx.scale).to(weight.dtype)
+                d_logits = every.exp_().mul_(-d_logprobs[part])
+            d_logits.scatter_add_(-1, targets[part, None], d_logprobs[part])
+            d_logits, every = d_logits.to(weight.dtype), None
             torch.mm(d_logits, weight, out=d_hidden[part])
-            if d_logits.dtype == torch.float32:
+            if d_weight is not None and d_logits.dtype == torch.float32:
                 d_weight.addmm_(d_logits.T, hidden[part])
-            else:
+            elif d_weight is not None:
                 d_weight += d_logits.T @ hidden[part]
-        return d_hidden, d_weight.to(weight.dtype), None, None, None, None
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:
+def _all_logprobs(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:
     """[rows, V] float32."""
-    return (hidden @ weight.T).float().mul_(scale)
+    logits = (hidden @ weight.T).float()
+    return (logits if scale == 1 else logits.mul_(scale)).log_softmax(-1)

@@ -13,6 +13,7 @@ from trainer.advantages.gae import GAE
 from trainer.advantages.inputs import AdvantageFn, AdvantageInputs, Advantages
 from trainer.advantages.overlong import overlong_punishment
 from trainer.config import RLConfig
+from trainer.logprobs import Entropy
 from trainer.losses.cispo import CISPOLoss
 from trainer.losses.entropy import EntropyLoss
 from trainer.losses.gspo import GSPOLoss
@@ -76,6 +77,13 @@ class Objective:
         if self.reward_kl:
             needs.add("reference")
         object.__setattr__(self, "needs", frozenset(needs))
+
+    @property
+    def entropy(self) -> Entropy:
+        """What it asks about entropies; RL watches them, demonstrations it takes as they are."""
+        if "entropy_gradient" in self.needs:
+            return "gradient"
+        return "none" if self.advantage is None else "value"
 
     def advantages(self, batch: TrainingBatch, values: FloatArray | None, log_ratios: FloatArray | None) -> Advantages:
         """Advantages [N] of a batch.

@@ -17,8 +17,7 @@ from torch import Tensor
 from rollout.records import FloatArray, TrainingBatch
 from trainer.batching import MicroBatch, micro_batches
 from trainer.columns import Columns
-from trainer.fsdp import ShardedPolicy
-from trainer.logprobs import Entropy
+from trainer.fsdp import Scores, ShardedPolicy
 from trainer.losses.inputs import LossInputs
 from trainer.losses.reduction import Totals, token_weights
 from trainer.objectives import Objective
@@ -120,21 +119,25 @@ class Trainer:
     def _accumulate(self, part: Prepared, objective: Objective) -> Sums:
         """Forward and backward over the micro-batches; leaves the gradient of the objective."""
         sums, micros = Sums(), part.micros
-        entropy: Entropy = "gradient" if "entropy_gradient" in objective.needs else "value"
         for i, micro in enumerate(micros):
             self.policy.reduce_next(last=i == len(micros) - 1)
-            scores = self.policy(micro, self.temperature, entropy)
+            scores = self.policy(micro, self.temperature, objective.entropy)
             inputs = part.columns.inputs(micro, scores, objective)
             total = self._losses(part, objective, micro, inputs, sums)
             (total * self.policy.world_size).backward()  # FSDP averages over ranks; this makes it a sum
             sums.add("loss", total)
-            sums.add("entropy", (scores.entropies * micro.mask).sum())
-            fresh = micro.mask & part.columns.fresh[micro.index]
-            sums.add("fresh", fresh.sum())
-            difference = ((scores.logprobs.detach() - inputs.behaviour) * fresh).abs()
-            sums.add("fresh_mismatch_abs", difference.sum())
-            sums.add("fresh_mismatch_max", difference.max())
+            if objective.advantage is not None:
+                self._watch(part, micro, scores, inputs, sums)
         return sums
+
+    def _watch(self, part: Prepared, micro: MicroBatch, scores: Scores, inputs: LossInputs, sums: Sums) -> None:
+        """Statistics of a policy that samples."""
+        sums.add("entropy", (scores.entropies * micro.mask).sum())
+        fresh = micro.mask & part.columns.fresh[micro.index]
+        sums.add("fresh", fresh.sum())
+        difference = ((scores.logprobs.detach() - inputs.behaviour) * fresh).abs()
+        sums.add("fresh_mismatch_abs", difference.sum())
+        sums.add("fresh_mismatch_max", difference.max())
 
     def _losses(
         self, part: Prepared, objective: Objective, micro: MicroBatch, inputs: LossInputs, sums: Sums
@@ -185,9 +188,8 @@ def _means(totals: dict[str, float], tokens: int) -> dict[str, float]:
         name: total if name.endswith("_max") or name.startswith("loss") else total / tokens
         for name, total in totals.items()
     }
-    fresh = totals["fresh"]
-    means["fresh_frac"] = means.pop("fresh")
-    means["fresh_mismatch_abs"] = totals["fresh_mismatch_abs"] / fresh if fresh else 0.0
+    if fresh := means.pop("fresh", 0.0):
+        means |= {"fresh_frac": fresh, "fresh_mismatch_abs": means["fresh_mismatch_abs"] / fresh}
     if square := means.pop("is_weight_square_mean", 0.0):
         means["ess_frac"] = means["is_weight_mean"] ** 2 / square
     return means

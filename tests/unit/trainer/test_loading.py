@@ -173,3 +173,8 @@ def test_models_whose_log_probs_would_be_wrong_are_refused(family: str, complain
     AutoConfig.for_model(family).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=complaint):
         empty_policy(tmp_path, "sdpa", "float32", torch.device("cpu"))
+
+
+def test_fused_kernels_are_refused_where_there_is_no_gpu(model_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"fused_kernels cannot run here: they need a CUDA device, got cpu; set it to"):
+        empty_policy(model_dir, "auto", "float32", torch.device("cpu"), fused_kernels=True)

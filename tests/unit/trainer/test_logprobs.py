@@ -51,3 +51,11 @@ def test_huge_logits_stay_finite() -> None:
     assert entropies.item() == pytest.approx(0)
     (gradient,) = torch.autograd.grad(logprobs.sum(), hidden)
     assert gradient.item() == pytest.approx(-2)
+
+
+def test_a_repeated_backward_pass_gives_the_same_gradient() -> None:
+    hidden, weight = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    logprobs, _ = token_logprobs(hidden, weight, torch.arange(6), 1.0, logits_per_chunk=9 * 4)
+    first = torch.autograd.grad(logprobs.sum(), (hidden, weight), retain_graph=True)
+    for again, before in zip(torch.autograd.grad(logprobs.sum(), (hidden, weight)), first, strict=True):
+        torch.testing.assert_close(again, before)
