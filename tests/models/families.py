@@ -50,9 +50,10 @@ def make_family(family: str, directory: Path, dtype: torch.dtype = torch.float32
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(family, **(shape | FAMILIES.get(family, {}) | changes))
-    )
+    config = AutoConfig.for_model(family, **(shape | FAMILIES.get(family, {}) | changes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

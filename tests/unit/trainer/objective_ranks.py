@@ -1,7 +1,7 @@
-"""One rank that makes one step per objective, run as a process by test_objectives.py.
+"""A process that makes one step per objective as one rank of two, then as one of four; see test_objectives.py.
 
-Usage: python objective_ranks.py RANK WORLD_SIZE PORT FOLDER, with `job.pickle` in FOLDER. Rank 0 writes
-`ranks-WORLD_SIZE.pickle`: per objective its metrics, and the gradient of every tensor.
+Usage: python objective_ranks.py RANK PORT_OF_TWO PORT_OF_FOUR FOLDER, with `job.pickle` in FOLDER. Rank 0 writes
+`ranks-2.pickle` and `ranks-4.pickle`: per objective its metrics, and the gradient of every tensor.
 """
 
 import ctypes
@@ -55,9 +55,7 @@ def one_step(
     return {"metrics": metrics, "gradients": gradients}
 
 
-def main(rank: int, world_size: int, port: int, folder: Path) -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the test
-    torch.set_num_threads(1)
+def be_one_of(world_size: int, rank: int, port: int, folder: Path) -> None:
     job: dict[str, Any] = pickle.loads((folder / "job.pickle").read_bytes())
     mesh = join_ranks(rank, world_size, "127.0.0.1", port, 120, CPU)
     report = {
@@ -68,6 +66,14 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
         (folder / f"ranks-{world_size}.pickle").write_bytes(pickle.dumps(report))
     dist.barrier()
     leave_ranks()
+
+
+def main(rank: int, port_of_two: int, port_of_four: int, folder: Path) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the test
+    torch.set_num_threads(1)
+    if rank < 2:
+        be_one_of(2, rank, port_of_two, folder)
+    be_one_of(4, rank, port_of_four, folder)
 
 
 if __name__ == "__main__":

@@ -78,21 +78,27 @@ def on_one_rank(model_dir: Path, cases: dict[str, Case]) -> dict[str, dict[str, 
     return report
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_neither_ranks_nor_micro_batches_change_any_objective(
-    ranks: int, model_dir: Path, cases: dict[str, Case], on_one_rank: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
-    job = {"model_dir": model_dir, "cases": cases, "max_tokens": 32}
-    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
+@pytest.fixture(scope="module")
+def on_several(model_dir: Path, cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what two and four ranks report, in micro-batches of a sequence or two."""
+    folder = tmp_path_factory.mktemp("objectives")
+    (folder / "job.pickle").write_bytes(pickle.dumps({"model_dir": model_dir, "cases": cases, "max_tokens": 32}))
     script = [sys.executable, str(Path(__file__).with_name("objective_ranks.py"))]
-    port = str(free_port())
-    processes = [subprocess.Popen([*script, str(rank), str(ranks), port, str(tmp_path)]) for rank in range(ranks)]
+    where = [str(free_port()), str(free_port()), str(folder)]
+    processes = [subprocess.Popen([*script, str(rank), *where]) for rank in range(4)]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * ranks
+        assert [process.wait(timeout=200) for process in processes] == [0] * 4
     finally:
         for process in processes:
             process.kill()
-    report = pickle.loads((tmp_path / f"ranks-{ranks}.pickle").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_neither_ranks_nor_micro_batches_change_any_objective(
+    ranks: int, on_several: Path, on_one_rank: dict[str, dict[str, Any]]
+) -> None:
+    report = pickle.loads((on_several / f"ranks-{ranks}.pickle").read_bytes())
     for case, wanted in on_one_rank.items():
         got = report[case]
         assert got["metrics"]["loss"] == pytest.approx(wanted["metrics"]["loss"], abs=1e-6), case
