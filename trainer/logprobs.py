@@ -85,6 +85,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 d_weight.addmm_(d_logits.T, hidden[part])
             else:
                 d_weight += d_logits.T @ hidden[part]
+            del d_logits  # gone before the next one is made
         return d_hidden, d_weight.to(weight.dtype), None, None, None, None
 
 
