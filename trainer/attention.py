@@ -1,7 +1,7 @@
 """Attention over packed sequences: T tokens end to end, each attending within its own sequence only.
 
-On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does, with a call of PyTorch's
-kernel for each sequence: nothing is padded, and nothing copied but the outputs.
+On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does: PyTorch's kernel is called
+for one sequence after the other, so nothing is padded and nothing copied but the outputs.
 """
 
 import importlib
