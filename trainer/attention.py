@@ -1,7 +1,7 @@
 """Attention over packed sequences: T tokens end to end, each attending within its own sequence only.
 
-On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does: PyTorch's kernel is called
-for one sequence after the other, so nothing is padded and nothing copied but the outputs.
+On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does, which calls PyTorch's
+kernel for one sequence after the other: nothing is padded, and nothing copied but the outputs.
 """
 
 import importlib
@@ -46,8 +46,10 @@ class PackedSequences:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PackedSequences":
         """The same on `device`."""
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.token_ids, self.positions, self.borders))
-        return PackedSequences(*moved, self.lengths)
+        token_ids, positions, borders = (
+            t.to(device, non_blocking=non_blocking) for t in (self.token_ids, self.positions, self.borders)
+        )
+        return PackedSequences(token_ids, positions, borders, self.lengths)
 
     def model_arguments(self, attention: str) -> dict[str, Any]:
         """What a transformers decoder is called with, [1, T] tokens, for the attention it was built with."""
