@@ -1,8 +1,7 @@
 """Attention over packed sequences: T tokens end to end, each attending within its own sequence only.
 
-On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does, exactly: the rest of
-the model never sees padding, and inside attention sequences of similar length are padded to a common one, where
-causality keeps the padding on the right from being attended to.
+On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does, which calls PyTorch's
+kernel for one sequence after the other: nothing is padded, and nothing copied but the outputs.
 """
 
 import importlib
@@ -19,26 +18,11 @@ from transformers import AttentionInterface
 from rollout.records import IntArray
 
 PACKED_SDPA = "packed_sdpa"
-_SIMILAR = 0.75
-"""Sequences share a padded block when the shortest has at least this part of the longest's length."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PaddedBlock:
-    """Sequences of similar length, as rows padded on the right."""
-
-    rows: Tensor
-    """[r·L] int64 position in the packed tokens of each cell; 0 where a cell is padding."""
-    longest: int
-    """L."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedSequences:
-    """b sequences end to end, T tokens together: the input of a forward pass.
-
-    Few fields and none of them a long tuple: FSDP walks through all of this at every block.
-    """
+    """b sequences end to end, T tokens together: the input of a forward pass."""
 
     token_ids: Tensor
     """[T] int64"""
@@ -46,63 +30,39 @@ class PackedSequences:
     """[T] int64, from 0 in each sequence."""
     borders: Tensor
     """[b + 1] int32 where each begins, and T."""
-    longest: int
-    """Tokens of the longest."""
-    blocks: tuple[PaddedBlock, ...]
-    """The same tokens in padded blocks."""
-    cells: Tensor
-    """[T] int64 in which cell of the blocks, laid end to end, each token is."""
+    lengths: IntArray
+    """[b] on the CPU; no tuple, since FSDP walks through those at every block."""
 
     @classmethod
     def of(cls, token_ids: IntArray, lengths: Sequence[int]) -> "PackedSequences":
         """Pack [T] tokens of sequences of the given lengths."""
         borders = np.concatenate([[0], np.cumsum(lengths)])
-        blocks, cells = _blocks(borders, np.asarray(lengths))
         return cls(
             torch.from_numpy(token_ids.astype(np.int64)),
             torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
             torch.from_numpy(borders.astype(np.int32)),
-            max(lengths),
-            blocks,
-            cells,
+            np.asarray(lengths, np.int32),
         )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PackedSequences":
         """The same on `device`."""
-        token_ids, positions, borders, cells = (
-            t.to(device, non_blocking=non_blocking) for t in (self.token_ids, self.positions, self.borders, self.cells)
+        token_ids, positions, borders = (
+            t.to(device, non_blocking=non_blocking) for t in (self.token_ids, self.positions, self.borders)
         )
-        blocks = tuple(PaddedBlock(b.rows.to(device, non_blocking=non_blocking), b.longest) for b in self.blocks)
-        return PackedSequences(token_ids, positions, borders, self.longest, blocks, cells)
+        return PackedSequences(token_ids, positions, borders, self.lengths)
 
     def model_arguments(self, attention: str) -> dict[str, Any]:
         """What a transformers decoder is called with, [1, T] tokens, for the attention it was built with."""
         arguments: dict[str, Any] = {"input_ids": self.token_ids[None], "position_ids": self.positions[None]}
         if attention == PACKED_SDPA:
             return arguments | {"packed": self}
+        longest = int(self.lengths.max())
         return arguments | {
             "cu_seq_lens_q": self.borders,
             "cu_seq_lens_k": self.borders,
-            "max_length_q": self.longest,
-            "max_length_k": self.longest,
+            "max_length_q": longest,
+            "max_length_k": longest,
         }
-
-
-def _blocks(borders: np.ndarray, lengths: np.ndarray) -> tuple[tuple[PaddedBlock, ...], Tensor]:
-    order = np.argsort(-lengths, kind="stable")
-    blocks, cells = [], np.empty(int(lengths.sum()), np.int64)
-    start = taken = 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        end = start + int(np.count_nonzero(lengths[order[start:]] >= _SIMILAR * longest))
-        members = order[start:end]
-        columns = np.arange(longest)
-        real = columns < lengths[members, None]
-        rows = np.where(real, borders[members, None] + columns, 0)
-        cells[rows[real]] = taken + np.flatnonzero(real)
-        blocks.append(PaddedBlock(torch.from_numpy(rows.reshape(-1)), longest))
-        start, taken = end, taken + rows.size
-    return tuple(blocks), torch.from_numpy(cells)
 
 
 def packed_sdpa(
@@ -130,24 +90,17 @@ def packed_sdpa(
             "train it with model.attention=flash_attention_2 on a GPU"
         )
     grouped = query.shape[1] != key.shape[1]
+    lengths = packed.lengths.tolist()
     outputs = []
-    for block in packed.blocks:
-        q, k, v = (_padded(x, block) for x in (query, key, value))
+    for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
         mask = None
-        if sliding_window is not None and block.longest > sliding_window:
-            mask = _window(block.longest, sliding_window, query.device)
+        if sliding_window is not None and q.shape[2] > sliding_window:
+            mask = _window(q.shape[2], sliding_window, q.device)
         out = F.scaled_dot_product_attention(
             q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, packed.cells)[None], None
-
-
-def _padded(x: Tensor, block: PaddedBlock) -> Tensor:
-    """[1, h, T, d] to [r, h, L, d]."""
-    by_token = x[0].transpose(0, 1)
-    cells = by_token.index_select(0, block.rows)
-    return cells.view(-1, block.longest, *by_token.shape[1:]).transpose(1, 2)
+        outputs.append(out.transpose(1, 2))
+    return torch.cat(outputs, dim=1), None
 
 
 def _window(length: int, window: int, device: torch.device) -> Tensor:

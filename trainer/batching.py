@@ -35,7 +35,7 @@ class MicroBatch:
     @property
     def num_sequences(self) -> int:
         """b."""
-        return len(self.sequences.borders) - 1
+        return len(self.sequences.lengths)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on `device`."""

@@ -89,6 +89,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 d_weight.addmm_(d_logits.T, hidden[part])
             elif d_weight is not None:
                 d_weight += d_logits.T @ hidden[part]
+            del d_logits  # gone before the next one is made
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None, None
 
 

@@ -9,13 +9,26 @@ from trainer.attention import PACKED_SDPA, PackedSequences, choose_attention, pa
 CPU = torch.device("cpu")
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=30))
-def test_every_token_has_one_cell_and_padding_stays_below_a_third(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.sampled_from([None, 3]), st.sampled_from([1, 2]))
+def test_packed_attention_is_dense_attention_under_a_mask_of_blocks(
+    lengths: list[int], window: int | None, kv_heads: int
+) -> None:
     total = sum(lengths)
     packed = PackedSequences.of(np.arange(total, dtype=np.int32), lengths)
-    rows = torch.cat([block.rows for block in packed.blocks])
-    assert torch.equal(rows[packed.cells], torch.arange(total))
-    assert len(rows) <= total / 0.75
+    generator = torch.Generator().manual_seed(total)
+    q, k, v = (torch.randn(1, h, total, 8, generator=generator, requires_grad=True) for h in (2, kv_heads, kv_heads))
+    out, _ = packed_sdpa(torch.nn.Identity(), q, k, v, None, packed, sliding_window=window)
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    distance = np.arange(total)[:, None] - np.arange(total)
+    mask = (sequence[:, None] == sequence) & (distance >= 0) & (distance < (window or total))
+    scores = q @ k.repeat_interleave(2 // kv_heads, 1).transpose(2, 3) / 8**0.5
+    scores = scores.masked_fill(~torch.from_numpy(mask), -torch.inf)
+    wanted = (scores.softmax(-1) @ v.repeat_interleave(2 // kv_heads, 1)).transpose(1, 2)
+    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
+    upstream = torch.randn(out.shape, generator=generator)
+    got, expected = (torch.autograd.grad((o * upstream).sum(), (q, k, v)) for o in (out, wanted))
+    for gradient, reference in zip(got, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
 
 def test_capped_scores_and_sinks_are_refused_and_not_ignored() -> None:
