@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rollout.records import TrainingBatch
+from rollout.records import BoolArray, TrainingBatch
 from trainer.batching import MicroBatch
 from trainer.fsdp import Scores
 from trainer.losses.inputs import LossInputs
@@ -22,7 +23,7 @@ class Columns:
     advantages: Tensor
     """[N]"""
     fresh: Tensor
-    """[N] bool: sampled by the very weights that this batch is about to train, so a mismatch is arithmetic alone."""
+    """[N] bool: of answers that began with the weights about to be trained, where only arithmetic differs."""
     selected: tuple[Tensor, ...]
     """[N] bool per term of the objective: the tokens that it trains."""
     proximal: Tensor | None = None
@@ -40,7 +41,7 @@ class Columns:
         return cls(
             torch.from_numpy(batch.behaviour_logprobs).to(device),
             torch.zeros(len(batch.token_ids), device=device),
-            torch.from_numpy((batch.versions == batch.version) & (batch.versions >= 0)).to(device),
+            torch.from_numpy(_fresh(batch)).to(device),
             tuple(torch.from_numpy(term.selects(batch)).to(device) for term in objective.terms),
         )
 
@@ -86,3 +87,10 @@ class Columns:
     def for_term(self, number: int, inputs: LossInputs, micro: MicroBatch) -> LossInputs:
         """The inputs with the mask of the objective's term of that number."""
         return replace(inputs, mask=micro.mask & self.selected[number][micro.index])
+
+
+def _fresh(batch: TrainingBatch) -> BoolArray:
+    """[N] tokens of this version in answers that began with it: before others, engines keep the KV of older weights."""
+    sampled = batch.versions >= 0
+    oldest_S = np.minimum.reduceat(np.where(sampled, batch.versions, np.iinfo(np.int32).max), batch.starts)
+    return sampled & (batch.versions == batch.version) & np.repeat(oldest_S == batch.version, batch.lengths)

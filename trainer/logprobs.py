@@ -16,7 +16,7 @@ from torch import Tensor
 Entropy = Literal["none", "value", "gradient"]
 """What is asked about entropies: nothing (they are 0), what they are, or also their gradient."""
 
-_LOGITS_PER_CHUNK = 1 << 26
+LOGITS_PER_CHUNK = 1 << 26
 """256 MiB of float32 logits at a time: rows enough that adding up the [V, d] gradient does not dominate."""
 
 
@@ -26,7 +26,7 @@ def token_logprobs(
     targets: Tensor,
     scale: float,
     entropy: Entropy = "value",
-    logits_per_chunk: int = _LOGITS_PER_CHUNK,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """[n] log-probs of the targets and [n] entropies, both float32.
 
