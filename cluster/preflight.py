@@ -3,7 +3,9 @@
 Returns the plan of the run: what `--dry-run` prints and what a person would want to know before waiting.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ from cluster.packages import installed_collisions
 from cluster.rules import advice
 from cluster.rundir import RunDir
 from cluster.settings import Refused
+from trainer.config import TrainerConfig
+from trainer.losses.options import ADVANTAGE_NAMES, LOSS_NAMES
+from verifiers.plugin import UnknownName, by_path
 
 if TYPE_CHECKING:
     from rollout.records import Prompt
@@ -100,7 +105,7 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     if model is not None:
         problems += shortages(config, model, machine)
     train, held_out, more = _data(config, tokenizer)
-    problems += [*more, *_verifier(config.verifier.name)]
+    problems += [*more, *_verifier(config.verifier.name), *_learner(config.trainer, machine)]
     if problems or model is None:
         raise Refused(problems)
     return Plan(
@@ -180,13 +185,30 @@ def _data(config: RunConfig, tokenizer: Any | None) -> tuple[tuple["Prompt", ...
 
 def _verifier(name: str) -> list[str]:
     from verifiers.catalogue import load
-    from verifiers.plugin import UnknownName
 
     try:
         load(name)
     except (UnknownName, TypeError) as error:
         return [f"verifier.name: {error}"]
     return []
+
+
+def _learner(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
+    """Names that lead nowhere, and options that this machine has not got."""
+    for key, name, built_in in (
+        ("loss", trainer.rl.loss, LOSS_NAMES),
+        ("advantage", trainer.rl.advantage, ADVANTAGE_NAMES),
+    ):
+        try:
+            if name not in built_in:
+                by_path(name, key, built_in)
+        except UnknownName as error:
+            yield f"trainer.rl.{key}: {error}"
+    if trainer.fused_kernels and not machine.has_gpu:
+        yield "trainer.fused_kernels=true needs a GPU, there is none here; set it to false"
+    kinds = {trainer.rl.optim.name, trainer.rft.optim.name, trainer.warmup.optim.name}
+    if "adamw_8bit" in kinds and not find_spec("torchao"):
+        yield "optim.name=adamw_8bit needs torchao, which is not installed; install rloop[torchao], or use adamw"
 
 
 def _plural(n: int, noun: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rollout.config import EvalConfig, RolloutConfig
-from trainer.config import ModelConfig, TrainerConfig
+from trainer.config import ModelConfig, RLConfig, TrainerConfig
+from trainer.losses.options import ADVANTAGE_NAMES, LOSS_NAMES, TOKEN_REWARDS
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -21,6 +22,7 @@ def broken_rules(config: "RunConfig") -> list[str]:
         *_lengths(config.rollout),
         *_batches(config.rollout, config.trainer),
         *_rounds(config),
+        *_objective(config.trainer.rl, config.rollout),
         *_evaluation(config.eval),
         *_model(config.model),
         *_task(config),
@@ -73,6 +75,29 @@ def _rounds(config: "RunConfig") -> Iterator[str]:
         yield (
             f"rollout.deterministic needs rollout.max_staleness=0 and trainer.ranks=1, got "
             f"{rollout.max_staleness:g} and {config.trainer.ranks}: with others the order of events decides"
+        )
+
+
+def _objective(rl: RLConfig, rollout: RolloutConfig) -> Iterator[str]:
+    """Settings that would be accepted and do nothing."""
+    if rl.kl.in_reward and not rl.kl.weight:
+        yield "trainer.rl.kl.in_reward=true needs trainer.rl.kl.weight above 0, got 0; set a weight, or in_reward=false"
+    if rl.kl.in_reward and rl.advantage in ADVANTAGE_NAMES and rl.advantage not in TOKEN_REWARDS:
+        yield (
+            f"trainer.rl.kl.in_reward=true needs an advantage of rewards per token ({', '.join(TOKEN_REWARDS)}), got "
+            f"{rl.advantage}, which has one per answer; take one of those, or in_reward=false (KL in the loss)"
+        )
+    if rl.dual_clip is not None and rl.loss in LOSS_NAMES and rl.loss != "ppo":
+        yield f"trainer.rl.dual_clip is for trainer.rl.loss=ppo, got {rl.loss}; set dual_clip=null"
+    if rl.importance.floor and rl.importance.mode in ("none", "tis", "sequence_tis"):
+        yield (
+            f"trainer.rl.importance.floor is for modes that drop, got {rl.importance.floor:g} with "
+            f"mode={rl.importance.mode}; use icepop, sequence_mask or geometric_mask, or floor=0"
+        )
+    if rl.overlong_tokens > rollout.max_new_tokens:
+        yield (
+            f"trainer.rl.overlong_tokens must be at most rollout.max_new_tokens, got {rl.overlong_tokens} and "
+            f"{rollout.max_new_tokens}; every answer would be punished"
         )
 
 
@@ -158,6 +183,14 @@ def advice(config: "RunConfig") -> list[str]:
             f"{slots} groups in flight (max_concurrent × workers) are never reached: max_staleness="
             f"{rollout.max_staleness:g} admits {ahead} at once"
         )
+    rl = config.trainer.rl
+    if rl.loss == "gspo" and rl.clip_high > 0.05:
+        sentences.append(
+            f"trainer.rl.clip_high={rl.clip_high:g} is PPO's: the ratio of gspo is a geometric mean, which hardly ever "
+            "goes so far; the paper has 3e-4 and 4e-4"
+        )
+    if rl.kl.weight and not rl.kl.in_reward and rl.kl.estimator == "k1":
+        sentences.append("trainer.rl.kl.estimator=k1 as a loss has no gradient on average, only noise; use k2 or k3")
     if rollout.max_staleness >= config.schedule.rl_steps:
         sentences.append(
             f"rollout.max_staleness={rollout.max_staleness:g} reaches beyond a phase of "

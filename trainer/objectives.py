@@ -21,7 +21,7 @@ from trainer.losses.importance import ImportanceSampling
 from trainer.losses.inputs import LossTerm
 from trainer.losses.kl import KLLoss
 from trainer.losses.nll import NLLLoss
-from trainer.losses.options import Need
+from trainer.losses.options import ADVANTAGE_NAMES, LOSS_NAMES, Need
 from trainer.losses.ppo import PPOLoss
 from trainer.losses.proximal import linear_proximal, loglinear_proximal
 from trainer.losses.reduction import Totals
@@ -133,9 +133,6 @@ def sft_objective() -> Objective:
     return Objective((WeightedTerm("nll", NLLLoss(), tokens="all"),))
 
 
-LOSSES = ("ppo", "gspo", "cispo", "reinforce")
-
-
 def _policy_loss(config: RLConfig) -> LossTerm:
     bounds = config.importance
     importance = ImportanceSampling(bounds.mode, bounds.cap, bounds.floor, bounds.veto)
@@ -148,7 +145,7 @@ def _policy_loss(config: RLConfig) -> LossTerm:
             return CISPOLoss(config.clip_low, config.clip_high, importance, config.reduction)
         case "reinforce":
             return ReinforceLoss(importance, config.reduction)
-    return _made(by_path(config.loss, "loss", LOSSES))
+    return _made(by_path(config.loss, "loss", LOSS_NAMES))
 
 
 def _advantage(config: RLConfig) -> AdvantageFn:
@@ -156,7 +153,7 @@ def _advantage(config: RLConfig) -> AdvantageFn:
         return GAE(config.critic.gamma, config.critic.lam)
     if config.advantage in ADVANTAGES:
         return ADVANTAGES[config.advantage]
-    return _made(by_path(config.advantage, "advantage", [*ADVANTAGES, "gae"]))
+    return _made(by_path(config.advantage, "advantage", ADVANTAGE_NAMES))
 
 
 def _made(found: Any) -> Any:

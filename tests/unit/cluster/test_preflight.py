@@ -95,3 +95,17 @@ def test_a_missing_checkpoint_is_refused_before_evaluation(tmp_path: Path) -> No
     data = write(tmp_path / "train.jsonl", ROWS)
     with pytest.raises(Refused, match="does not exist"):
         check_evaluation(config(data), tmp_path / "none", BIG)
+
+
+def test_learner_options_that_lead_nowhere_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    changes = {"loss": "gsop", "advantage": "mine:Advantage", "optim__name": "adamw_8bit"}
+    rl = {f"trainer__rl__{key}": value for key, value in changes.items()}
+    run = config(write(tmp_path / "a.jsonl", ROWS), **rl, trainer__fused_kernels=True)
+    problems = refusal(run, tmp_path / "run")
+    for part in (
+        "trainer.rl.loss: no loss is called 'gsop'; did you mean 'gspo'",
+        "trainer.rl.advantage: advantage 'mine:Advantage' cannot be imported",
+        "trainer.fused_kernels=true needs a GPU",
+        "adamw_8bit needs torchao",
+    ):
+        assert any(part in problem for problem in problems), part
