@@ -66,12 +66,18 @@ class RunConfig(BaseModel):
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
-# What a resumed run may change: how long it goes on, where it runs and how patient it is; never what it computes.
+# What a resumed run may change: how long it goes on, where it runs, on how much, and how patient it is; never what it
+# computes, up to the rounding of another number of ranks.
 MAY_CHANGE = (
     "schedule.iterations",
     "actors.",
     "cluster.",
     "verifier.processes",
+    "trainer.ranks",
+    "trainer.micro_batch_tokens",
+    "trainer.activation_checkpointing",
+    "trainer.reshard_after_forward",
+    "trainer.cpu_offload",
     "trainer.keep_checkpoints",
     "trainer.guard.",
     "rollout.max_concurrent",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config import LOGIT_SETTINGS
+from trainer.packable import hindrances
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers names them
 _LAYER_KINDS = ("layer_types", "layers_block_type", "block_types")
@@ -49,12 +49,8 @@ def untrainable(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
         )
     if "quantization_config" in config:
         yield f"{path}: quantized weights cannot be trained; take the unquantized model"
-    for setting, neutral in LOGIT_SETTINGS.items():
-        if (got := config.get(setting, neutral)) != neutral:
-            yield (
-                f"{path}: RLoop takes log-probs from the output head itself, this model changes its logits afterwards "
-                f"({setting}={got}); take a model without it"
-            )
+    for sentence in hindrances(name, kind, config):
+        yield f"{path}: {sentence}"
 
 
 def _state(kind: str, config: Mapping[str, Any]) -> str:

@@ -69,6 +69,18 @@ def split_by_groups(batch: TrainingBatch, minibatches: int) -> list[TrainingBatc
     return [select(batch, np.isin(batch.group_ids, part)) for part in np.array_split(groups, minibatches)]
 
 
+def concatenate(parts: Sequence[TrainingBatch]) -> TrainingBatch:
+    """The sequences of all parts of a step, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in TrainingBatch.__slots__
+        if name != "version"
+    }
+    return TrainingBatch(**columns, version=parts[0].version)
+
+
 def select(batch: TrainingBatch, keep: BoolArray) -> TrainingBatch:
     """The sequences where `keep` [S] is True."""
     tokens = np.repeat(keep, batch.lengths)

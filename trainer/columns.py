@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rollout.records import BoolArray, TrainingBatch
+from rollout.records import BoolArray, FloatArray, TrainingBatch
 from trainer.batching import MicroBatch
 from trainer.fsdp import Scores
 from trainer.losses.inputs import LossInputs
@@ -22,6 +22,8 @@ class Columns:
     """[N] log-probs of the weights that sampled."""
     advantages: Tensor
     """[N]"""
+    sampled: Tensor
+    """[N] bool: tokens that a policy sampled, and not demonstrations."""
     fresh: Tensor
     """[N] bool: of answers that began with the weights about to be trained, where only arithmetic differs."""
     selected: tuple[Tensor, ...]
@@ -41,9 +43,23 @@ class Columns:
         return cls(
             torch.from_numpy(batch.behaviour_logprobs).to(device),
             torch.zeros(len(batch.token_ids), device=device),
+            torch.from_numpy(batch.versions >= 0).to(device),
             torch.from_numpy(_fresh(batch)).to(device),
             tuple(torch.from_numpy(term.selects(batch)).to(device) for term in objective.terms),
         )
+
+    @property
+    def log_ratios(self) -> Tensor:
+        """[N] log-prob before the first update minus that of the reference."""
+        assert self.proximal is not None
+        assert self.reference is not None
+        return self.proximal - self.reference
+
+    def with_advantages(self, tokens: FloatArray, returns: FloatArray | None) -> "Columns":
+        """With advantages [N], and where there is a critic its targets [N]."""
+        device = self.behaviour.device
+        goal = None if returns is None else torch.from_numpy(returns).to(device)
+        return replace(self, advantages=torch.from_numpy(tokens).to(device), returns=goal)
 
     def scored(self, micros: Sequence[MicroBatch], scores: Sequence[Scores]) -> "Columns":
         """With the proximal log-probs and the values that the policy has before the first update."""

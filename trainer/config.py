@@ -7,9 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.losses.options import ImportanceMode, KLEstimator, Reduction
 
-LOGIT_SETTINGS = {"final_logit_softcapping": None}
-"""What in a model's config.json changes logits after the output head, with the values that change nothing."""
-
 
 class ScratchConfig(BaseModel):
     """A tiny model made from nothing, for demos and tests (Qwen3 architecture, tied embeddings)."""

@@ -152,6 +152,7 @@ class LearnerRank:
     def _start_from(self, weights: str | None) -> None:
         if weights is not None:
             checkpoints.load_checkpoint(Path(weights), self.policy.weights, None)
+        self._optimizer = self._reference = None  # let go of before the next ones are made
         self.policy.reset_critic()
         if any("reference" in objective.needs for objective in self._objectives.values()):
             self._reference = Reference(self.policy.shards())

@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from trainer.attention import choose_attention
-from trainer.config import LOGIT_SETTINGS
 from trainer.fsdp import ShardedPolicy, first_row, local_shard
 from trainer.kernels import check_fused, fuse_layers
+from trainer.packable import hindrances
 from trainer.policy import Policy
 from trainer.stored_names import Parts
 from trainer.stored_tensors import StoredTensors
@@ -65,12 +65,13 @@ def _refuse_other_maths(config: PretrainedConfig) -> None:
             f"RLoop packs sequences, and only attention keeps them apart; {architecture.__name__} carries state from "
             "token to token; take a model with attention in every layer"
         )
-    for setting, neutral in LOGIT_SETTINGS.items():
-        if (got := getattr(config, setting, neutral)) != neutral:
-            raise ValueError(
-                f"RLoop takes log-probs from the output head itself, {architecture.__name__} changes its logits "
-                f"afterwards ({setting}={got}); take a model without it"
-            )
+    if not architecture._supports_attention_backend:
+        raise ValueError(
+            f"RLoop packs sequences through transformers' attention interface, which {architecture.__name__} does not "
+            "use; take a model of a newer architecture"
+        )
+    for sentence in hindrances(architecture.__name__, config.model_type, config.to_dict()):
+        raise ValueError(sentence)
 
 
 def _compute_buffers(lm: PreTrainedModel) -> None:

@@ -5,7 +5,7 @@ The wrapper is the FSDP root, so hidden states and output head belong to one for
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from trainer.attention import PackedSequences
 from trainer.kernels import fused_logprobs
@@ -63,6 +63,8 @@ class Policy(nn.Module):
         return [module for module in self.lm.modules() if type(module).__name__ in names]
 
 
-def logit_scale(config: object) -> float:
-    """The factor that some architectures put on their logits (Cohere multiplies, Granite divides)."""
-    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+def logit_scale(config: PretrainedConfig) -> float:
+    """The factor that some architectures put on their logits: Cohere multiplies by it, Granite divides."""
+    if config.model_type.startswith("cohere"):
+        return float(config.logit_scale)
+    return 1 / float(config.logits_scaling) if config.model_type.startswith("granite") else 1.0

@@ -31,14 +31,26 @@ class Sums:
         return {n: largest[i] if n.endswith("_max") else sums[i] for i, n in enumerate(self.values)}
 
 
-def combine(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Token-weighted means over updates; `tokens` is their sum and `*_max` the largest."""
-    tokens = sum(part["tokens"] for part in parts)
-    combined = {}
-    for name in parts[0]:
-        values = [part[name] for part in parts]
+def means(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Metrics of a step from the sums of its updates (`tokens` among them, the loss tokens).
+
+    Means over loss tokens, except: the largest of `*_max`; losses and gradient norms are means over updates already;
+    `fresh_mismatch_abs` is over fresh tokens; the effective sample size is (Σw)² / (n Σw²) as a share of the tokens.
+    """
+    tokens = sum(update["tokens"] for update in updates)
+    out = {}
+    for name in updates[0]:
+        values = [update[name] for update in updates]
         if name.endswith("_max"):
-            combined[name] = max(values)
+            out[name] = max(values)
+        elif name.startswith("loss") or name == "grad_norm":
+            out[name] = sum(v * u["tokens"] for v, u in zip(values, updates, strict=True)) / tokens
         else:
-            combined[name] = sum(v * part["tokens"] for v, part in zip(values, parts, strict=True)) / tokens
-    return combined | {"tokens": float(tokens)}
+            out[name] = sum(values) / tokens
+    if "fresh" in out:
+        out["fresh_frac"] = out.pop("fresh")
+        out["fresh_mismatch_abs"] /= out["fresh_frac"] or 1.0
+    if "is_weight_square_mean" in out:
+        square = out.pop("is_weight_square_mean")
+        out["ess_frac"] = out["is_weight_mean"] ** 2 / square if square else 0.0
+    return out | {"tokens": float(tokens)}

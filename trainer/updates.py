@@ -15,15 +15,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rollout.records import FloatArray, TrainingBatch
-from trainer.batching import MicroBatch, micro_batches
+from trainer.batching import MicroBatch, concatenate, micro_batches
 from trainer.columns import Columns
 from trainer.fsdp import Scores, ShardedPolicy
 from trainer.losses.inputs import LossInputs
+from trainer.losses.kl import k3
 from trainer.losses.reduction import Totals, token_weights
 from trainer.objectives import Objective
 from trainer.optim import ShardedAdamW
 from trainer.reference import Reference
-from trainer.sums import Sums, combine
+from trainer.sums import Sums, means
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,12 +63,11 @@ class Trainer:
         self.seconds = {}
         with self._timed("evaluate_s"):
             several = len(parts) > 1 and objective.mix is None
-            prepared = [self._prepare(part, objective, several) for part in parts]
-        metrics = [self._update(part, objective, optimizer) for part in prepared]
+            prepared = self._with_advantages([self._prepare(part, objective, several) for part in parts], objective)
+        done = [totals for part in prepared if (totals := self._update(part, objective, optimizer))]
+        metrics = means(done) | {"lr": optimizer.lr} if done else {}
         optimizer.finish_batch()
-        skipped = sum(m is None for m in metrics) / len(metrics)
-        done = [m for m in metrics if m is not None]
-        return (combine(done) if done else {}) | {"skipped": skipped} | self.seconds
+        return metrics | {"skipped": 1 - len(done) / len(parts)} | self.seconds
 
     def _prepare(self, batch: TrainingBatch, objective: Objective, recompute: bool) -> Prepared:
         if not batch.num_loss_tokens:
@@ -82,39 +82,39 @@ class Trainer:
             assert self.reference is not None
             with self.reference.in_place_of(policy.shards()):
                 columns = columns.compared(micros, [policy.evaluate(m, self.temperature) for m in micros])
-        advantages = objective.advantages(batch, *self._whole_columns(columns, objective))
-        tokens, returns = (
-            None if x is None else torch.from_numpy(x).to(policy.device)
-            for x in (advantages.tokens, advantages.returns)
-        )
-        assert tokens is not None
         totals = tuple(term.totals(batch, objective.max_tokens) for term in objective.terms)
-        return Prepared(batch, micros, replace(columns, advantages=tokens, returns=returns), totals)
+        return Prepared(batch, micros, columns, totals)
 
-    def _whole_columns(self, columns: Columns, objective: Objective) -> tuple[FloatArray | None, FloatArray | None]:
-        """[N] values and [N] log-ratios to the reference over the tokens of all ranks, where they are needed."""
+    def _with_advantages(self, parts: Sequence[Prepared], objective: Objective) -> list[Prepared]:
+        """The parts, with advantages that were formed over all of them together."""
         values = log_ratios = None
-        if columns.old_values is not None:
-            values = _over_ranks(columns.old_values)
-        if objective.reward_kl and columns.proximal is not None and columns.reference is not None:
-            log_ratios = _over_ranks(columns.proximal - columns.reference)
-        return values, log_ratios
+        if "values" in objective.needs:
+            values = np.concatenate([_over_ranks(part.columns.old_values) for part in parts])
+        if objective.reward_kl:
+            log_ratios = np.concatenate([_over_ranks(part.columns.log_ratios) for part in parts])
+        whole = objective.advantages(concatenate([part.batch for part in parts]), values, log_ratios)
+        ends = np.cumsum([len(part.batch.token_ids) for part in parts])[:-1]
+        returns = [None] * len(parts) if whole.returns is None else np.split(whole.returns, ends)
+        return [
+            replace(part, columns=part.columns.with_advantages(tokens, goal))
+            for part, tokens, goal in zip(parts, np.split(whole.tokens, ends), returns, strict=True)
+        ]
 
     def _update(self, part: Prepared, objective: Objective, optimizer: ShardedAdamW) -> dict[str, float] | None:
-        """One update; None when it was left out."""
+        """One update: its statistics summed over all ranks, or None when it was left out."""
         with self._timed("forward_backward_s"):
             sums = self._accumulate(part, objective)
         with self._timed("optimizer_s"):
             gradients = self.policy.gradients()
-            sums.add("grad_norm", torch.stack(torch._foreach_norm(gradients)).double().square().sum())
+            square = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
+            sums.add("grad_norm", square.to(self.policy.device))
             totals = sums.over_ranks()
             if not all(math.isfinite(totals[name]) for name in ("loss", "grad_norm")):
                 return None
-            grad_norm = math.sqrt(totals["grad_norm"])
-            torch._foreach_mul_(gradients, min(1.0, self.max_grad_norm / (grad_norm + 1e-6)))
+            totals["grad_norm"] = math.sqrt(totals["grad_norm"])
+            torch._foreach_mul_(gradients, min(1.0, self.max_grad_norm / (totals["grad_norm"] + 1e-6)))
             optimizer.update(gradients)
-        tokens = part.batch.num_loss_tokens
-        return _means(totals, tokens) | {"grad_norm": grad_norm, "tokens": tokens, "lr": optimizer.lr}
+        return totals | {"tokens": part.batch.num_loss_tokens}
 
     def _accumulate(self, part: Prepared, objective: Objective) -> Sums:
         """Forward and backward over the micro-batches; leaves the gradient of the objective."""
@@ -131,13 +131,19 @@ class Trainer:
         return sums
 
     def _watch(self, part: Prepared, micro: MicroBatch, scores: Scores, inputs: LossInputs, sums: Sums) -> None:
-        """Statistics of a policy that samples."""
+        """Statistics of a policy that samples: entropy, and how far the engine that sampled is from the learner."""
         sums.add("entropy", (scores.entropies * micro.mask).sum())
+        before = scores.logprobs.detach() if part.columns.proximal is None else part.columns.proximal[micro.index]
+        sampled = micro.mask & part.columns.sampled[micro.index]
+        log_ratios = (before - inputs.behaviour).masked_fill(~sampled, 0.0)
+        distances = log_ratios.abs()
+        sums.add("mismatch_kl", k3(log_ratios).sum())
+        sums.add("mismatch_abs", distances.sum())
+        sums.add("mismatch_max", distances.max())
         fresh = micro.mask & part.columns.fresh[micro.index]
         sums.add("fresh", fresh.sum())
-        difference = ((scores.logprobs.detach() - inputs.behaviour) * fresh).abs()
-        sums.add("fresh_mismatch_abs", difference.sum())
-        sums.add("fresh_mismatch_max", difference.max())
+        sums.add("fresh_mismatch_abs", (distances * fresh).sum())
+        sums.add("fresh_mismatch_max", (distances * fresh).max())
 
     def _losses(
         self, part: Prepared, objective: Objective, micro: MicroBatch, inputs: LossInputs, sums: Sums
@@ -182,20 +188,8 @@ class _Lap:
         return time.perf_counter()
 
 
-def _means(totals: dict[str, float], tokens: int) -> dict[str, float]:
-    """Sums over the loss tokens to means; losses are normalised already, and some names mean something else."""
-    means = {
-        name: total if name.endswith("_max") or name.startswith("loss") else total / tokens
-        for name, total in totals.items()
-    }
-    if fresh := means.pop("fresh", 0.0):
-        means |= {"fresh_frac": fresh, "fresh_mismatch_abs": means["fresh_mismatch_abs"] / fresh}
-    if square := means.pop("is_weight_square_mean", 0.0):
-        means["ess_frac"] = means["is_weight_mean"] ** 2 / square
-    return means
-
-
-def _over_ranks(column: Tensor) -> FloatArray:
+def _over_ranks(column: Tensor | None) -> FloatArray:
     """[N] the tokens of all ranks, of which each filled in its own."""
+    assert column is not None
     dist.all_reduce(column)
     return np.asarray(column.cpu().numpy(), np.float32)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.losses.kl import k3
 from trainer.losses.options import ImportanceMode
 from trainer.losses.ratios import bounded
 from trainer.losses.sequences import sequence_mean, sequence_sum
@@ -53,15 +52,15 @@ def importance_weights(
     never makes the rest of a batch weigh more.
 
     The effective sample size as a part of the tokens, (Σw)² / (n Σw²), is is_weight_mean² / is_weight_square_mean
-    of the totals. `mismatch_kl` is k3 and estimates KL(behaviour ‖ policy); the mismatch does not depend on the mode.
+    of the totals.
     """
-    mismatch = (policy.detach() - behaviour).masked_fill(~mask, 0.0)
-    ratios = _judged(bounded(mismatch), mask, sequence_ids, num_sequences, sampling.mode).exp()
+    log_ratios = (policy.detach() - behaviour).masked_fill(~mask, 0.0)
+    ratios = _judged(bounded(log_ratios), mask, sequence_ids, num_sequences, sampling.mode).exp()
     above, below = ratios > sampling.cap, ratios < sampling.floor
     clipped = above & (sampling.mode in _CAPPING)
     dropped = (above | below) & (sampling.mode in _MASKING)
     if sampling.veto > 0:
-        vetoes = (mismatch < math.log(sampling.veto)).to(ratios.dtype)
+        vetoes = (log_ratios < math.log(sampling.veto)).to(ratios.dtype)
         dropped = dropped | (sequence_sum(vetoes, sequence_ids, num_sequences) > 0)[sequence_ids]
     weights = ratios.where(~clipped, sampling.cap).masked_fill(dropped | ~mask, 0.0)
     return weights, {
@@ -69,9 +68,6 @@ def importance_weights(
         "is_weight_square_mean": weights.square().sum(),
         "is_clipped_frac": (clipped & ~dropped & mask).sum(),
         "is_masked_frac": (dropped & mask).sum(),
-        "mismatch_kl": k3(mismatch).sum(),
-        "mismatch_abs": mismatch.abs().sum(),
-        "mismatch_max": mismatch.abs().max(),
     }
 
 

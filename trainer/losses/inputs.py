@@ -55,6 +55,7 @@ class LossTerm(Protocol):
         """Loss per token [T], 0 off the mask, and statistics.
 
         Statistics are sums over the mask, those named `*_max` maxima: micro-batches and ranks add up, and the sum
-        divided by all tokens on the mask is the mean (of 0 and 1 for names in `_frac`).
+        divided by all tokens on the mask is the mean (of 0 and 1 for names in `_frac`). The names are always the same
+        ones, in the same order: ranks add their statistics up by position.
         """
         ...

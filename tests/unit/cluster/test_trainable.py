@@ -23,6 +23,9 @@ def complaints(**changes: Any) -> list[str]:
         {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "auto_map": {"AutoModelForCausalLM": "m.Phi3"}},
         {"architectures": ["Gemma3ForCausalLM"], "final_logit_softcapping": None},
         {"logits_scaling": 1.0},
+        {"model_type": "granite", "logits_scaling": 8.0},
+        {"model_type": "cohere2", "logit_scale": 0.0625},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
     ],
 )
 def test_causal_models_with_attention_in_every_layer_pass(config: dict[str, Any]) -> None:
@@ -45,6 +48,12 @@ def test_causal_models_with_attention_in_every_layer_pass(config: dict[str, Any]
         ({"model_type": "recurrent_gemma", "block_types": ["recurrent", "attention"]}, "(block_types: recurrent)"),
         ({"model_type": "rwkv"}, "(rwkv)"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantized weights cannot be trained"),
+        (
+            {"model_type": "hyperclovax", "logits_scaling": 0.125},
+            "changes its logits afterwards (logits_scaling=0.125)",
+        ),
+        ({"rope_scaling": {"type": "longrope"}}, "(rope_type=longrope) depends on the longest position"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "(rope_type=dynamic) depends on"),
         ({"final_logit_softcapping": 30.0}, "changes its logits afterwards (final_logit_softcapping=30.0)"),
     ],
 )

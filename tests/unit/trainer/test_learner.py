@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rollout.records import TrainingBatch
 from rollout.weight_sums import promised, sums_in
 from rollout.weights import WeightSlot
-from trainer.config import GuardConfig, OptimConfig, RLConfig, TrainerConfig
+from trainer.config import GuardConfig, ImportanceConfig, KLConfig, OptimConfig, RLConfig, TrainerConfig
 from trainer.export import export_model
 from trainer.guard import Guard, Standing
 from trainer.learner import LearnerRank
@@ -249,6 +249,99 @@ def test_several_minibatches_update_several_times_at_one_rate_and_clip_against_t
     assert (learner.optimizer.updates, learner.optimizer.steps_done) == (2, 1)
     assert metrics["lr"] == pytest.approx(OPTIM.lr)
     assert metrics["clip_frac"] > 0  # the second update's ratios left 1, so its proximal policy is not its own
+
+
+def test_minibatches_may_have_tokens_of_different_ages(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    batch = make_batch(LENGTHS)
+    old = np.repeat(batch.group_ids == 0, batch.lengths)  # the first minibatch, or with [1, 0] the second
+    for stale in (old, ~old):
+        versions = np.where(batch.loss_mask, np.where(stale, 2, 3), -1).astype(np.int32)
+        learner = one_rank(trainer_with(rl=RLConfig(minibatches=2)))
+        metrics = learner.step(dataclasses.replace(batch, versions=versions, version=3), "rl")
+        assert metrics["fresh_frac"] == pytest.approx((~stale & batch.loss_mask).sum() / batch.num_loss_tokens)
+        assert 0 < metrics["fresh_mismatch_abs"] <= metrics["fresh_mismatch_max"]
+
+
+def test_a_step_whose_tokens_are_all_dropped_has_no_effective_sample(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    dropping = RLConfig(importance=ImportanceConfig(mode="icepop", cap=1.0, floor=1.0))
+    metrics = one_rank(trainer_with(rl=dropping)).step(make_batch(LENGTHS), "rl")
+    assert (metrics["is_masked_frac"], metrics["ess_frac"]) == (1, 0)
+    assert metrics["mismatch_abs"] > 0.1
+
+
+@pytest.mark.parametrize("rl", [RLConfig(), RLConfig(proximal="loglinear"), RLConfig(loss="reinforce")])
+def test_the_mismatch_is_the_learners_whatever_the_loss(
+    rl: RLConfig, one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    batch = make_batch(LENGTHS)
+    learner = one_rank(trainer_with(rl=rl))
+    sequences = np.split(batch.token_ids, batch.starts[1:])
+    own = np.concatenate([np.append(0, x) for x in learner.probe(sequences)])[batch.loss_mask]
+    distances = np.abs(own - batch.behaviour_logprobs[batch.loss_mask])
+    metrics = learner.step(batch, "rl")
+    assert metrics["mismatch_abs"] == pytest.approx(distances.mean(), rel=1e-4)
+    assert metrics["mismatch_max"] == pytest.approx(distances.max(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"activation_checkpointing": True}, {"reshard_after_forward": True}, {"cpu_offload": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_saves_memory_changes_no_gradient(
+    options: dict[str, bool], one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    batch = make_batch(LENGTHS)
+    plain = one_rank()
+    plain.step(batch, "rl")
+    wanted = gradients_after(plain)
+    saving = one_rank(trainer_with(**options, micro_batch_tokens=64))
+    saving.step(batch, "rl")
+    for name, moment in gradients_after(saving).items():
+        torch.testing.assert_close(moment, wanted[name], atol=1e-7, rtol=1e-4)
+
+
+def test_bfloat16_compute_stays_close_to_float32_and_keeps_float32_weights(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    batch = make_batch(LENGTHS)
+    exact = one_rank().step(batch, "sft")
+    learner = one_rank(trainer_with(compute_dtype="bfloat16"))
+    rounded = learner.step(batch, "sft")
+    assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.01)
+    assert rounded["loss"] != exact["loss"]
+    assert rounded["grad_norm"] == pytest.approx(exact["grad_norm"], rel=0.05)
+    assert all(p.dtype == torch.float32 for p in learner.policy.model.values())
+
+
+def test_critic_and_reference_go_through_a_checkpoint_and_start_anew_with_a_phase(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker, tmp_path: Path
+) -> None:
+    rl = RLConfig(advantage="gae", kl=KLConfig(weight=0.5))
+    batches = [make_batch(LENGTHS, seed=seed) for seed in range(3)]
+    learner = one_rank(trainer_with(rl=rl))
+    learner.save(str(tmp_path / "start"), optimizer=False)
+    assert learner.saved(30)
+    learner.step(batches[0], "rl")
+    learner.save(str(tmp_path / "middle"), optimizer=True)
+    assert learner.saved(30)
+    straight = [learner.step(batch, "rl") for batch in batches[1:]]
+    end = learner.weights_hash()
+    other = one_rank(trainer_with(rl=rl))
+    other.resume(str(tmp_path / "middle"), str(tmp_path / "start"), OPTIM, 10)
+    again = [other.step(batch, "rl") for batch in batches[1:]]
+    for name in ("loss", "loss_value", "loss_kl", "reference_kl"):
+        assert [m[name] for m in again] == [m[name] for m in straight]
+    assert straight[0]["reference_kl"] > 0
+    assert other.weights_hash() == end
+    other.begin_phase(str(tmp_path / "start"), OPTIM, 10)
+    assert other.step(batches[0], "rl")["reference_kl"] == 0
+    other.begin_phase(str(tmp_path / "start"), OPTIM, 10)
+    assert not any(shard.any() for name, shard in other.policy.shards().items() if name.startswith("value_head"))
 
 
 def test_supervised_steps_lower_the_loss(one_rank: Callable[..., LearnerRank], make_batch: BatchMaker) -> None:

@@ -166,6 +166,7 @@ def test_models_that_need_more_than_merged_experts_or_have_other_state_are_refus
     ("family", "complaint"),
     [
         ("gemma2", r"Gemma2ForCausalLM changes its logits afterwards \(final_logit_softcapping=30\.0\)"),
+        ("bloom", r"attention interface, which BloomForCausalLM does not use"),
         ("mamba2", r"Mamba2ForCausalLM carries state from token to token"),
     ],
 )

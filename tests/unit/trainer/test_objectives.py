@@ -13,6 +13,8 @@ import pytest
 
 from rollout.records import TrainingBatch
 from tests.unit.trainer.objective_ranks import CPU, one_step
+from trainer.advantages.inputs import AdvantageInputs, Advantages
+from trainer.advantages.reinforce import reinforce_pp_baseline
 from trainer.config import CriticConfig, ImportanceConfig, KLConfig, RLConfig
 from trainer.losses.nll import NLLLoss
 from trainer.objectives import Objective, WeightedTerm, rl_objective, sft_objective
@@ -142,6 +144,26 @@ def test_a_misspelt_loss_or_advantage_is_refused_with_the_nearest() -> None:
 def test_a_loss_of_ones_own_is_named_by_its_path() -> None:
     objective = rl_objective(RLConfig(loss="trainer.losses.nll:NLLLoss"), 8)
     assert isinstance(objective.terms[0].term, NLLLoss)
+
+
+def test_minibatches_share_advantages_that_were_formed_over_the_whole_batch(
+    model_dir: Path, make_batch: BatchMaker
+) -> None:
+    """The first group's rewards spread widely, the second's little: each alone would be whitened to the same scale."""
+    rewards = np.array([0, 8, 0, 8, 0, 1, 0, 1], np.float32)
+    batch = dataclasses.replace(make_batch([12] * 8), rewards=rewards)
+    seen: list[np.ndarray] = []
+
+    class Watched:
+        def __call__(self, inputs: AdvantageInputs) -> Advantages:
+            seen.append(inputs.rewards)
+            return reinforce_pp_baseline(inputs)
+
+    objective = dataclasses.replace(rl_objective(RLConfig(minibatches=2), LONGEST), advantage=Watched())
+    mesh = join_ranks(0, 1, "127.0.0.1", free_port(), 30, CPU)
+    one_step(model_dir, mesh, batch, objective, 2, 10_000)
+    leave_ranks()
+    assert [x.tolist() for x in seen] == [rewards.tolist()]
 
 
 def test_overlong_answers_cost_reward_before_advantages_are_formed(make_batch: BatchMaker) -> None:
