@@ -58,6 +58,10 @@ class Peer:
 
         return call
 
+    def with_deadline(self, seconds: float) -> "Peer":
+        """The same actor, whose calls may take so long."""
+        return type(self)(self._handle, self._name, seconds)
+
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method by name.
 

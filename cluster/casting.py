@@ -131,8 +131,7 @@ class Casting:
                 else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
                 num_gpus=gpus_each,
                 gang=(group, rank),
-                # Joining the others is a call too, and has the deadline of a start.
-                deadline_s=max(config.actors.learner_timeout_s, config.actors.start_timeout_s),
+                deadline_s=config.actors.learner_timeout_s,
             )
             for rank in range(size)
         }

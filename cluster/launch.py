@@ -262,11 +262,13 @@ async def connect(ranks: "dict[str, Peer]", patience_s: float, collectives_s: fl
         collectives_s: How long a rank waits for the others in a collective later on: as long as any learner call may
             take, for another may be writing a large checkpoint.
     """
-    master = await next(iter(ranks.values())).call("rendezvous")
+    master = await next(iter(ranks.values())).with_deadline(patience_s).call("rendezvous")
     await asyncio.gather(
         *(
             within(
-                patience_s, rank.call("connect", *master, collectives_s), f"{name} joins the other ranks {START_KEY}"
+                patience_s,
+                rank.with_deadline(patience_s).call("connect", *master, collectives_s),
+                f"{name} joins the other ranks {START_KEY}",
             )
             for name, rank in ranks.items()
         )

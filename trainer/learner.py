@@ -33,7 +33,7 @@ from trainer.objectives import Objective, rl_objective, sft_objective
 from trainer.optim import ShardedAdamW
 from trainer.policy import Policy
 from trainer.reference import Reference
-from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
+from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device, waiting_for_ranks
 from trainer.shelves import Shelf, make_shelf
 from trainer.stored_names import Parts, parts_of
 from trainer.stored_tensors import StoredTensors
@@ -175,7 +175,8 @@ class LearnerRank:
             self._reference,
         )
         parts = split_by_groups(batch, self._config.rl.minibatches) if objective == "rl" else [batch]
-        metrics = trainer.train(parts, self._objectives[objective], self.optimizer)
+        with waiting_for_ranks(self._rank, "take part in a step"):
+            metrics = trainer.train(parts, self._objectives[objective], self.optimizer)
         seconds = time.perf_counter() - began
         return metrics | {"train_s": seconds} | self._efficiency(batch, seconds)
 

@@ -14,6 +14,9 @@ class FakeRank:
     def __init__(self, slow: bool = False) -> None:
         self.slow, self.connected = slow, None
 
+    def with_deadline(self, seconds):
+        return self
+
     async def call(self, method, *args):
         if method == "rendezvous":
             return "10.0.0.1", 29500
