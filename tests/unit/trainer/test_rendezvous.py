@@ -23,7 +23,7 @@ def test_a_rank_that_joins_and_then_says_nothing_is_a_time_out_of_the_others() -
     try:
         join_ranks(0, 2, "127.0.0.1", port, 3, torch.device("cpu"))
         with (
-            pytest.raises(TimeoutError, match="rank 0 waited in vain for another rank to add up: .*Timed out"),
+            pytest.raises(TimeoutError, match=r"rank 0 waited in vain for another rank to add up: .*Timed out"),
             waiting_for_ranks(0, "add up"),
         ):
             dist.all_reduce(torch.ones(3))
