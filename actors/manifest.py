@@ -32,7 +32,7 @@ class Manifest:
     """Steps `phase` has in all."""
     checkpoints: tuple[str, ...] = ()
     """Directories of the learner's state (weights, optimizer, RNG), relative to the run, oldest first: the last is at
-    `step`, those before it at earlier steps of `phase`, to roll back to."""
+    `step`, those before it at earlier steps of `phase`."""
     dataset: str = ""
     """Supervised data of `phase`, relative to the run; empty in RL."""
     version: int = 0

@@ -11,6 +11,7 @@ from cluster.config import RunConfig
 from cluster.model_files import ModelFacts
 from rollout.engine_env import CPU_HEAD_DIMS
 from rollout.weights import ITEM_SIZES
+from trainer.config import TrainerConfig
 
 MIB, GIB = 1 << 20, 1 << 30
 _PROCESS_GIB = {"engine": 1.3, "rank": 0.8, "actor": 0.3, "verifier": 0.1, "ray": 0.5}  # measured, without the model
@@ -66,7 +67,7 @@ class Need:
 
 
 def need(config: RunConfig, model: ModelFacts, has_gpu: bool) -> Need:
-    """Estimate: float32 weights, gradients and two Adam moments; one copy per engine; two slots for the transfer."""
+    """Estimate of what a run takes at its peak; one copy per engine, and two slots for the transfer."""
     item, workers = ITEM_SIZES[config.rollout.engine.dtype], config.actors.rollout_workers
     copies = model.parameters * item
     fixed = (
@@ -77,12 +78,24 @@ def need(config: RunConfig, model: ModelFacts, has_gpu: bool) -> Need:
         + _PROCESS_GIB["ray"]
     )
     return Need(
-        learner=0 if has_gpu else 16 * model.parameters,
+        learner=0 if has_gpu else _learner_bytes(config.trainer) * model.parameters,
         engines=0 if has_gpu else workers * (copies + (config.rollout.engine.kv_cache_mb or 0) * MIB),
         weight_slots=2 * copies,
         processes=int(fixed * GIB),
         object_store=0 if config.cluster.ray_address else config.cluster.object_store_mb * MIB,
     )
+
+
+def _learner_bytes(trainer: TrainerConfig) -> int:
+    """Per parameter, all ranks on CPUs together, in float32.
+
+    Shards of weights and two moments, the copy of them that is being written, a reference; and on every rank the
+    gathered weights and their gradient. With adapters only the frozen weights count, and what is gathered of them.
+    """
+    if trainer.lora.rank:
+        return 4 + 4 * trainer.ranks
+    reference = 4 if trainer.rl.kl.weight else 0
+    return 12 + 12 + reference + 8 * trainer.ranks
 
 
 def shortages(config: RunConfig, model: ModelFacts, machine: Machine) -> list[str]:

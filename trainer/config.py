@@ -146,7 +146,8 @@ class LoraConfig(BaseModel):
     rank: int = Field(0, ge=0, description="Rank of the adapters; 0 trains the whole model.")
     alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
     targets: tuple[str, ...] = Field(
-        (), description="Modules with adapters, e.g. [q_proj, v_proj]; empty: every linear layer of the blocks."
+        (),
+        description="Modules with adapters, e.g. [q_proj, v_proj]; empty: all linear layers of the blocks, no experts.",
     )
 
 

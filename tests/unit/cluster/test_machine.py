@@ -16,9 +16,12 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(unflatten(flat | {k.replace("__", "."): v for k, v in changes.items()}))
 
 
-def test_the_learner_takes_sixteen_bytes_per_parameter_and_each_engine_a_copy() -> None:
+def test_the_learner_takes_its_shards_a_copy_and_what_each_rank_gathers_and_each_engine_a_copy() -> None:
     wanted = need(config(actors__rollout_workers=2), MODEL, has_gpu=False)
-    assert wanted.learner == 16_000_000_000
+    assert wanted.learner == (12 + 12 + 8) * 1_000_000_000  # on one rank
+    assert need(config(trainer__ranks=2), MODEL, False).learner == (12 + 12 + 2 * 8) * 1_000_000_000
+    assert need(config(trainer__rl__kl__weight=0.1), MODEL, False).learner == (12 + 12 + 4 + 8) * 1_000_000_000
+    assert need(config(trainer__lora__rank=8), MODEL, False).learner == (4 + 4) * 1_000_000_000
     assert wanted.engines == 2 * (4_000_000_000 + 1024 * MIB)
     assert wanted.weight_slots == 8_000_000_000
     assert wanted.object_store == 256 * MIB
@@ -33,7 +36,7 @@ def test_a_machine_that_is_large_enough_lacks_nothing() -> None:
 
 def test_too_little_memory_is_refused_with_its_parts() -> None:
     (sentence,) = shortages(config(), MODEL, Machine(8 * GIB, 1 << 40, 8, False))
-    assert "8.0 GiB is free (learner 14.9, engines 4.7, weights in transfer 7.5" in sentence
+    assert "8.0 GiB is free (learner 29.8, engines 4.7, weights in transfer 7.5" in sentence
 
 
 def test_too_little_shared_memory_is_refused() -> None:
