@@ -182,16 +182,16 @@ class Controller:
     async def _continue_phase(self, phase: Phase) -> None:
         """Take up a phase at its last checkpoint."""
         state = self._manifest
-        await self._resume(phase, state)
+        await self._resume(phase, state.checkpoint)
         if phase.kind == "rl":
             await self._sync.bring(state.version)
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
         else:
             await self._begin_sft(phase, state.dataset, state.step)
 
-    async def _resume(self, phase: Phase, state: Manifest) -> None:
-        checkpoint = str(self._run_dir / state.checkpoint)
-        await self._learner.resume(checkpoint, self._initial(phase), self._plan.optim(phase.kind), state.steps)
+    async def _resume(self, phase: Phase, checkpoint: str) -> None:
+        path, optim = str(self._run_dir / checkpoint), self._plan.optim(phase.kind)
+        await self._learner.resume(path, self._initial(phase), optim, self._manifest.steps)
 
     async def _dataset(self, phase: Phase) -> tuple[str, int]:
         """The phase's supervised data, relative to the run ('' in RL), and its number of steps."""
@@ -264,12 +264,13 @@ class Controller:
         """Let the stability guard judge the step that was made, and do what it says: `Unstable` ends the run."""
         state, guard = self._manifest, self._plan.guard_of(phase.kind)
         ruling, standing = guard.judge(metrics, state.guard)
-        self._manifest = replace(state, guard=standing)
+        proven = state.step - 1 if ruling.action == "go_on" and standing.happy else state.proven
+        self._manifest = replace(state, guard=standing, proven=proven)
         if ruling.action == "go_on":
             return
         logger.warning("step %d of %s: %s", state.step, phase.produces, ruling.reason)
-        facts = {"iteration": phase.iteration, "step": state.step, "action": ruling.action, "reason": ruling.reason}
-        self._progress.note("guard", metrics, **facts)
+        where = {"iteration": phase.iteration, "step": state.step}
+        self._progress.note("guard", metrics, **where, action=ruling.action, reason=ruling.reason)
         if ruling.action == "stop":
             raise Unstable(f"step {state.step} of {phase.produces}: {ruling.reason}")
         if ruling.action == "tighten":
@@ -284,16 +285,16 @@ class Controller:
         """
         await self._sync.ended()
         await self._settle()
-        good, now = self._committed, self._manifest
-        if good.phase == phase:
-            await self._resume(phase, good)
+        now, good = self._manifest, 0
+        if self._committed.phase == phase:
+            directory, good = now.last_good
+            await self._resume(phase, directory)
         elif phase.init_from == "scratch":
             raise Unstable(f"{phase.produces} has no checkpoint to go back to: its weights were made from nothing")
         else:
-            good = replace(now, version=now.version - now.step)
             await self._learner.begin_phase(self._initial(phase), self._plan.optim(phase.kind), now.steps)
-        if phase.kind == "rl":
-            self._manifest = replace(now, restored=(*now.restored, (now.version, good.version)))
+        restored = ((now.version, now.version - (now.step - good)),) if phase.kind == "rl" else ()
+        self._manifest = replace(now, proven=now.step, restored=now.restored + restored)
         await self._checkpoint()
         await self._settled()
 

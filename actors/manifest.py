@@ -33,6 +33,8 @@ class Manifest:
     checkpoints: tuple[str, ...] = ()
     """Directories of the learner's state (weights, optimizer, RNG), relative to the run, oldest first: the last is at
     `step`, those before it at earlier steps of `phase`."""
+    proven: int = 0
+    """Step of `phase` whose weights the step after it found inside all bands of the guard; the newest such one."""
     dataset: str = ""
     """Supervised data of `phase`, relative to the run; empty in RL."""
     version: int = 0
@@ -85,6 +87,12 @@ class Manifest:
             phase=Phase(**phase) if phase else None,
         )
 
+    @property
+    def last_good(self) -> tuple[str, int]:
+        """Directory and step of the newest proven checkpoint; of the newest of all where none is proven."""
+        steps = [(directory, int(directory.rpartition("-")[2])) for directory in self.checkpoints]
+        return next((one for one in reversed(steps) if one[1] <= self.proven), steps[-1])
+
     def committed(self, weights_hash: str, row: EvalRow | None) -> "Manifest":
         """This manifest with the phase under way finished."""
         assert self.phase is not None
@@ -95,6 +103,7 @@ class Manifest:
             step=0,
             steps=0,
             checkpoints=(),
+            proven=0,
             dataset="",
             guard=Standing(),
             weights={**self.weights, self.phase.produces: weights_hash},

@@ -26,7 +26,7 @@ class FakeLearner:
     """Weights are a string that grows by a letter per step; a checkpoint is that string in a file.
 
     A step checkpoint is on the disk when `disk_takes` steps more were trained, or when somebody waits for it. `metrics`
-    gives those of a step by the weights that it made.
+    gives those of a step by the weights that it began with, as a real learner does.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,10 @@ class FakeLearner:
         return self.weights
 
     async def step(self, batch: object, objective: str) -> dict[str, float]:
+        metrics = {"loss": 0.5} | self.metrics(self.weights)
         self.weights += "+" if objective == "rl" else "s"
         self._steps_left -= 1
-        return {"loss": 0.5} | self.metrics(self.weights)
+        return metrics
 
     async def layout(self) -> WeightLayout:
         return WeightLayout.of([("w", "float32", (1,))])
