@@ -32,9 +32,9 @@ class LearnerGroup:
         """Load named weights, start with a fresh optimizer; returns the hash of the weights."""
         return await self._all("begin_phase", weights, optim, total_steps)
 
-    async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> str:
-        """Continue a phase that began from these weights at a checkpoint with optimizer; returns the weights' hash."""
-        return await self._all("resume", directory, began_from, optim, total_steps)
+    async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
+        """Continue a phase that began from these weights at a checkpoint with optimizer."""
+        await self._all("resume", directory, began_from, optim, total_steps)
 
     async def step(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Train on one batch; returns metrics that are global over the ranks."""

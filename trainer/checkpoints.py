@@ -98,12 +98,15 @@ def _branch_random_state(first: Tensor) -> None:
 
 
 def hash_weights(parameters: Mapping[str, DTensor]) -> str:
-    """sha256 over names and full float32 tensors; the same for any number of ranks."""
-    digest = hashlib.sha256()
+    """sha256 over names and full float32 tensors; the same for any number of ranks. Rank 0 computes it for all."""
+    digest, computes = hashlib.sha256(), dist.get_rank() == 0
     for name, tensor in _full_tensors(parameters):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        if computes:
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    told = [digest.hexdigest()]
+    dist.broadcast_object_list(told)
+    return told[0]
 
 
 def _full_tensors(parameters: Mapping[str, DTensor]) -> Iterator[tuple[str, Tensor]]:

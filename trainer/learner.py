@@ -139,23 +139,20 @@ class LearnerRank:
         self._optimizer = self._fresh_optimizer(optim, total_steps)
         return self.weights_hash()
 
-    def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> str:
-        """Continue a phase, which `began_from` these weights, from a checkpoint saved with its optimizer.
-
-        Returns the hash of the weights.
-        """
-        self._start_from(began_from)
+    def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
+        """Continue a phase, which `began_from` these weights, from a checkpoint saved with its optimizer."""
+        with_reference = "reference" in self._objectives["rl"].needs
+        self._start_from(began_from if with_reference else None)
+        if with_reference:
+            self._reference = Reference(self.policy.shards())
         self._optimizer = self._fresh_optimizer(optim, total_steps)
         checkpoints.load_checkpoint(Path(directory), self.policy.trained, self._optimizer)
-        return self.weights_hash()
 
     def _start_from(self, weights: str | None) -> None:
         if weights is not None:
             checkpoints.load_checkpoint(Path(weights), self.policy.weights, None)
         self._optimizer = self._reference = None  # let go of before the next ones are made
         self.policy.reset_critic()
-        if any("reference" in objective.needs for objective in self._objectives.values()):
-            self._reference = Reference(self.policy.shards())
 
     def step(self, batch: TrainingBatch, objective: ObjectiveName) -> dict[str, float]:
         """Train on one batch (`rl.minibatches` updates, or one for `sft`); returns metrics over all ranks.
@@ -166,6 +163,8 @@ class LearnerRank:
         # Demonstrations were not sampled at any temperature: their likelihood is the model's own.
         temperature = self._temperature if objective == "rl" else 1.0
         assert self._work is not None
+        if "reference" in self._objectives[objective].needs and self._reference is None:
+            self._reference = Reference(self.policy.shards())  # the first step of a phase: its weights are untouched
         trainer = Trainer(
             self.policy,
             temperature,

@@ -123,9 +123,8 @@ class FakeLearner:
             await self._load(weights)
         return await self.weights_hash()
 
-    async def resume(self, directory: str, began_from: str | None, optim: object, total_steps: int) -> str:
+    async def resume(self, directory: str, began_from: str | None, optim: object, total_steps: int) -> None:
         await self._load(directory)
-        return await self.weights_hash()
 
     async def step(self, batch: TrainingBatch, objective: str) -> dict[str, float]:
         await asyncio.sleep(0.05 + 0.5 * self._random.random())

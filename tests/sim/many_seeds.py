@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -103,9 +105,27 @@ def find_bugs(limit: int, processes: int) -> Iterator[tuple[str, int | None, str
 
 
 def spread(work: Callable[[A], T], jobs: Iterable[A], processes: int) -> Iterator[T]:
-    """The results of jobs that several processes do, in the order in which they are done."""
-    with multiprocessing.get_context("spawn").Pool(processes, _be_quiet) as pool:
-        yield from pool.imap_unordered(work, jobs)
+    """The results of jobs that several processes do, in the order in which they are done.
+
+    When a process dies (pyarrow has crashed one in millions of files), what was not done is done once more.
+
+    Raises:
+        BrokenProcessPool: When one dies again.
+    """
+    left = list(jobs)
+    for last in (False, True):
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _be_quiet) as pool:
+            under_way = {pool.submit(work, job): job for job in left}
+            try:
+                for done in as_completed(under_way):
+                    result = done.result()
+                    left.remove(under_way[done])
+                    yield result
+                return
+            except BrokenProcessPool:
+                if last:
+                    raise
+                print(f"a process died: {len(left)} jobs that were not done are done again", file=sys.stderr)
 
 
 def _be_quiet() -> None:

@@ -44,10 +44,9 @@ class FakeLearner:
         self.log.append(f"begin {self.weights}")
         return self.weights
 
-    async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> str:
+    async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
         self.weights = (Path(directory) / "weights").read_text()
         self.log.append(f"resume {self.weights}")
-        return self.weights
 
     async def step(self, batch: object, objective: str) -> dict[str, float]:
         metrics = {"loss": 0.5} | self.metrics(self.weights)

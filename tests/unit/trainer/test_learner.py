@@ -130,7 +130,8 @@ def test_a_checkpoint_of_two_ranks_is_the_same_bit_for_bit_on_one_two_and_three(
     for report in on_three:
         assert (report["state"], report["hash"], report["counters"]) == (saved, reports[0]["hash"], (2, 1))
     learner = one_rank()
-    assert learner.resume(str(folder / "checkpoint"), None, OPTIM, 10) == reports[0]["hash"]
+    learner.resume(str(folder / "checkpoint"), None, OPTIM, 10)
+    assert learner.weights_hash() == reports[0]["hash"]
     assert state_hash(learner) == saved
     assert (learner.optimizer.steps_done, learner.optimizer.updates) == (2, 1)  # a batch was left out
 

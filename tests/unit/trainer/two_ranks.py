@@ -85,7 +85,8 @@ def be_one_of_two(rank: int, port: int, folder: Path, job: dict[str, Any]) -> No
 def be_one_of_three(rank: int, port: int, folder: Path, job: dict[str, Any]) -> None:
     learner = LearnerRank(rank, 3, job["model_dir"], job["config"])
     learner.connect("127.0.0.1", port, 100)
-    report: dict[str, Any] = {"hash": learner.resume(str(folder / "checkpoint"), None, job["optim"], 10)}
+    learner.resume(str(folder / "checkpoint"), None, job["optim"], 10)
+    report: dict[str, Any] = {"hash": learner.weights_hash()}
     report["state"] = state_hash(learner)
     report["counters"] = (learner.optimizer.steps_done, learner.optimizer.updates)
     report["draw"] = torch.rand(3)
