@@ -105,7 +105,9 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     if model is not None:
         problems += shortages(config, model, machine)
     train, held_out, more = _data(config, tokenizer)
-    problems += [*more, *_verifier(config.verifier.name), *_learner(config.trainer, machine)]
+    problems += [*more, *_verifier(config.verifier.name), *_learner(config.trainer)]
+    if config.cluster.ray_address is None:
+        problems += _missing_here(config.trainer, machine)
     if problems or model is None:
         raise Refused(problems)
     return Plan(
@@ -193,8 +195,8 @@ def _verifier(name: str) -> list[str]:
     return []
 
 
-def _learner(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
-    """Names that lead nowhere, and options that this machine has not got."""
+def _learner(trainer: TrainerConfig) -> Iterator[str]:
+    """Names that lead nowhere."""
     for key, name, built_in in (
         ("loss", trainer.rl.loss, LOSS_NAMES),
         ("advantage", trainer.rl.advantage, ADVANTAGE_NAMES),
@@ -204,6 +206,10 @@ def _learner(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
                 by_path(name, key, built_in)
         except UnknownName as error:
             yield f"trainer.rl.{key}: {error}"
+
+
+def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
+    """What options of the learner need and this machine, on which it will run, has not got."""
     if trainer.fused_kernels and not machine.has_gpu:
         yield "trainer.fused_kernels=true needs a GPU, there is none here; set it to false"
     kinds = {trainer.rl.optim.name, trainer.rft.optim.name, trainer.warmup.optim.name}

@@ -51,6 +51,11 @@ def empty_policy(
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=chosen)
         policy = Policy(lm.eval(), critic, fused_kernels)
+    if not policy.blocks:
+        raise ValueError(
+            f"RLoop shards a model block by block, and {type(lm).__name__} does not say what its blocks are; take a "
+            "model of another architecture"
+        )
     _compute_buffers(lm)
     if fused_kernels:
         fuse_layers(lm)

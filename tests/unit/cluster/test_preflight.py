@@ -109,3 +109,9 @@ def test_learner_options_that_lead_nowhere_are_refused_before_anything_starts(tm
         "adamw_8bit needs torchao",
     ):
         assert any(part in problem for problem in problems), part
+
+
+def test_what_a_cluster_elsewhere_has_is_not_judged_by_this_machine(tmp_path: Path) -> None:
+    changes = {"trainer__fused_kernels": True, "trainer__rl__optim__name": "adamw_8bit"}
+    run = config(write(tmp_path / "a.jsonl", ROWS), cluster__ray_address="auto", **changes)
+    assert check(run, tmp_path / "run", BIG).train_problems > 0
