@@ -110,10 +110,15 @@ def read_stream(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
 
 
 def is_whole(data: pa.Buffer) -> bool:
-    """Whether a stream has record batches and nothing but them; looks at their frames only."""
-    source = pa.BufferReader(data)
+    """Whether a stream has record batches and nothing but them, each of which makes sense.
+
+    A crash may leave a hole between whole frames: offsets out of it would be followed to anywhere in memory.
+    """
+    source, count = pa.BufferReader(data), 0
     try:
-        count = sum(1 for _ in pa.ipc.open_stream(source))
+        for batch in pa.ipc.open_stream(source):
+            batch.validate(full=True)
+            count += 1
     except (pa.ArrowInvalid, OSError):
         return False
     return count > 0 and source.tell() == data.size

@@ -180,6 +180,22 @@ def test_a_segment_that_does_not_end_whole_stays_as_it_is(memory_storage, make_g
     holds(storage, whole)
 
 
+@pytest.mark.parametrize("filler", [0x00, 0xFF])
+def test_a_hole_in_a_segment_is_never_followed_out_of_memory(memory_storage, make_group, filler: int):
+    """Pages that a crash lost, between frames that are whole: 64 bytes of the file at a time."""
+    storage = memory_storage()
+    written(storage, [make_group(f"p{i}") for i in range(3)])
+    name = "segment-000001.arrow"
+    whole = bytes(storage.files[name].content)
+    for start in range(0, len(whole), 64):
+        storage.files[name].content[start : start + 64] = bytes([filler]) * len(whole[start : start + 64])
+        compact_segments(storage, 9)
+        if files(storage) != [name]:  # what is left makes sense
+            storage.remove("segment-000001.parquet")
+            storage.replace(name, whole)
+        storage.files[name].content[:] = whole
+
+
 def test_a_segment_cut_between_two_answers_is_whole(memory_storage, make_group):
     storage = memory_storage()
     refs = written(storage, [make_group("a"), make_group("b")])
