@@ -23,6 +23,7 @@ def broken_rules(config: "RunConfig") -> list[str]:
         *_batches(config.rollout, config.trainer),
         *_rounds(config),
         *_objective(config.trainer.rl, config.rollout),
+        *_adapters(config.trainer),
         *_evaluation(config.eval),
         *_model(config.model),
         *_task(config),
@@ -99,6 +100,11 @@ def _objective(rl: RLConfig, rollout: RolloutConfig) -> Iterator[str]:
             f"trainer.rl.overlong_tokens must be at most rollout.max_new_tokens, got {rl.overlong_tokens} and "
             f"{rollout.max_new_tokens}; every answer would be punished"
         )
+
+
+def _adapters(trainer: TrainerConfig) -> Iterator[str]:
+    if trainer.lora.targets and not trainer.lora.rank:
+        yield "trainer.lora.targets needs trainer.lora.rank above 0, got 0; set a rank, or targets=[]"
 
 
 def _evaluation(evaluation: EvalConfig) -> Iterator[str]:

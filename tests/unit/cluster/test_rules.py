@@ -38,6 +38,7 @@ def test_a_countdown_run_with_defaults_breaks_no_rule() -> None:
         ({"trainer__rl__dual_clip": 3.0, "trainer__rl__loss": "cispo"}, "dual_clip is for trainer.rl.loss=ppo, got"),
         ({"trainer__rl__importance__floor": 0.5}, "floor is for modes that drop, got 0.5 with mode=tis"),
         ({"trainer__rl__overlong_tokens": 65}, "must be at most rollout.max_new_tokens, got 65 and 64"),
+        ({"trainer__lora__targets": ["q_proj"]}, "trainer.lora.targets needs trainer.lora.rank above 0"),
         ({"eval__ks": [1, 64]}, "between 1 and eval.samples, got 64 and 32"),
         ({"eval__ks": []}, "eval.ks must not be empty"),
         ({"model__scratch__num_kv_heads": 3}, "got 4 and 3; use one of 1, 2, 4 key/value heads"),
