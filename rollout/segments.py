@@ -68,6 +68,8 @@ def read_segment(
     found = _read_parquet(data, kind, wanted) if compacted else enumerate(read_stream(data))
     try:
         for batch_number, batch in found:
+            if wanted is not None and batch_number in wanted:
+                batch.validate(full=True)  # offsets out of a hole would be followed to anywhere in memory
             if wanted is None or batch_number in wanted:
                 yield batch_number, batch
     except (pa.ArrowException, OSError) as error:
