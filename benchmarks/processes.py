@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 
 EVERY_S = 0.5
+END_S = 30.0
+"""How long a command may take to end when it is told to."""
 REST = "everything else"
 _PR_SET_PDEATHSIG = 1
 
@@ -31,7 +33,11 @@ def run(command: Sequence[str], folder: Path, log: Path, kinds: Mapping[str, str
             code = process.wait(deadline_s)
         except BaseException as error:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(END_S)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise RuntimeError(f"{command[:4]} was not done in {deadline_s:g} s; its log is {log}") from None
             raise

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from trainer.fsdp import local_shard
-from trainer.optim import ShardedAdamW
+from trainer.optim import MOMENTS, ShardedAdamW
+from trainer.rows import local_shard
 
 
 def load_checkpoint(directory: Path, tensors: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> None:
@@ -42,8 +42,7 @@ def load_checkpoint(directory: Path, tensors: Mapping[str, DTensor], optimizer: 
     dcp.load(state, checkpoint_id=directory)
     steps_done, updates = state["counters"].tolist()
     moments = {
-        name: {key: local_shard(state[f"optimizer.{name}.{key}"]) for key in of_one}
-        for name, of_one in optimizer.moments().items()
+        name: {key: local_shard(state[f"optimizer.{name}.{key}"]) for key in MOMENTS} for name in optimizer.names
     }
     optimizer.restore(steps_done, updates, moments)
     if same_ranks:

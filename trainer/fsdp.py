@@ -24,6 +24,7 @@ from trainer.batching import MicroBatch
 from trainer.logprobs import Entropy
 from trainer.lora import MergedWeights, own_name
 from trainer.policy import Policy
+from trainer.rows import local_shard
 
 _CRITIC = "value_head."
 _WRAPPER = "_checkpoint_wrapped_module."  # what a checkpointed block puts into the names of its parameters
@@ -153,7 +154,8 @@ class ShardedPolicy:
 
 def _checkpointed(policy: Policy) -> list[nn.Module]:
     """The policy's blocks, each wrapped so that gathering its parameters stays outside of what is repeated."""
-    parents = [module for module in policy.modules() if set(module.children()) & set(policy.blocks)]
+    blocks = set(policy.blocks)
+    parents = [module for module in policy.modules() if blocks.intersection(module.children())]
     for parent in parents:
         for name, child in list(parent.named_children()):
             setattr(parent, name, checkpoint_wrapper(child))
@@ -166,14 +168,3 @@ def _allocate(policy: nn.Module, device: torch.device) -> None:
     policy.to_empty(device=device)
     for name, buffer in policy.named_buffers():
         buffer.copy_(buffers[name])
-
-
-def local_shard(tensor: DTensor | nn.Parameter) -> Tensor:
-    """This rank's rows, sharing storage."""
-    with torch.no_grad():
-        return tensor.to_local()
-
-
-def first_row(num_rows: int, rank: int, world_size: int) -> int:
-    """Index of the first row that a rank holds: FSDP2 cuts axis 0 into ranges of ceil(rows / ranks)."""
-    return min(rank * -(-num_rows // world_size), num_rows)

@@ -17,10 +17,11 @@ from transformers import (
 )
 
 from trainer.attention import choose_attention
-from trainer.fsdp import ShardedPolicy, first_row, local_shard
+from trainer.fsdp import ShardedPolicy
 from trainer.kernels import check_fused, fuse_layers
 from trainer.packable import hindrances
 from trainer.policy import Policy
+from trainer.rows import first_row, local_shard
 from trainer.stored_names import Parts
 from trainer.stored_tensors import StoredTensors
 

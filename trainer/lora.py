@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from trainer.config import LoraConfig
 from trainer.directories import atomic_directory
+from trainer.rows import first_row
 
 _BASE, _A, _B = ".base_layer", ".lora_A.default", ".lora_B.default"
 
@@ -50,7 +51,7 @@ def add_adapters(lm: PreTrainedModel, blocks: list[nn.Module], config: LoraConfi
 def start_adapters(trained: Mapping[str, DTensor], seed: int) -> None:
     """A uniform within ±1/√in (Kaiming with a = √5, as peft has it) and B zero: W as it was.
 
-    The values follow from the seed and the name alone, whatever the number of ranks.
+    The values follow from the seed and the parameter's place alone, whatever the number of ranks.
     """
     for number, (name, parameter) in enumerate(trained.items()):
         local = parameter.to_local()
@@ -60,14 +61,9 @@ def start_adapters(trained: Mapping[str, DTensor], seed: int) -> None:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
             bound = 1 / math.sqrt(parameter.shape[1])
             whole = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-            first = sum(_rows(parameter, rank) for rank in range(parameter.device_mesh.get_local_rank()))
+            mesh = parameter.device_mesh
+            first = first_row(len(whole), mesh.get_local_rank(), mesh.size())
             local.copy_(whole[first : first + len(local)])
-
-
-def _rows(parameter: DTensor, rank: int) -> int:
-    size, ranks = parameter.shape[0], parameter.device_mesh.size()
-    each = -(-size // ranks)
-    return max(0, min(each, size - rank * each))
 
 
 class MergedWeights(Mapping[str, DTensor]):

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainer.config import OptimConfig
 
 Moments = dict[str, dict[str, Tensor]]
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedAdamW:
@@ -66,7 +67,7 @@ class ShardedAdamW:
         The tensors themselves, except of those that are quantised.
         """
         return {
-            name: {key: _plain(self._adam.state[shard][key]) for key in ("exp_avg", "exp_avg_sq")}
+            name: {key: _plain(self._adam.state[shard][key]) for key in MOMENTS}
             for name, shard in zip(self.names, self._shards, strict=True)
         }
 

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from rollout.memory_file import mapped
 from rollout.weight_sums import checksum, promise, side_by_side
 from rollout.weights import TensorSpec, WeightLayout, WeightSlot
-from trainer.fsdp import first_row, local_shard
+from trainer.rows import first_row, local_shard
 from trainer.stored_names import Parts
 
 

@@ -4,12 +4,9 @@ A group whose rewards are all equal, a singleton included, teaches nothing: exac
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from rollout.records import FloatArray, IntArray
-from trainer.advantages.inputs import AdvantageInputs, Advantages
-
-Float64Array = npt.NDArray[np.float64]
+from trainer.advantages.inputs import AdvantageInputs, Advantages, Float64Array
 
 _EPSILON = 1e-6
 

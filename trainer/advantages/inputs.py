@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from rollout.records import BoolArray, FloatArray, IntArray
 
+Float64Array = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdvantageInputs:

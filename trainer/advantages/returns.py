@@ -1,12 +1,9 @@
 """Rewards per token and discounted sums of them, over the loss tokens of each sequence (M in all, end to end)."""
 
 import numpy as np
-import numpy.typing as npt
 
 from rollout.records import FloatArray, IntArray
-from trainer.advantages.inputs import AdvantageInputs
-
-Float64Array = npt.NDArray[np.float64]
+from trainer.advantages.inputs import AdvantageInputs, Float64Array
 
 
 def token_rewards(inputs: AdvantageInputs, rewards: FloatArray | Float64Array) -> Float64Array:
