@@ -17,8 +17,9 @@ from cluster.packages import installed_collisions
 from cluster.rules import advice
 from cluster.rundir import RunDir
 from cluster.settings import Refused
+from trainer.advantages.catalogue import ADVANTAGE_NAMES
 from trainer.config import TrainerConfig
-from trainer.losses.options import ADVANTAGE_NAMES, LOSS_NAMES
+from trainer.losses.options import LOSS_NAMES
 from verifiers.plugin import UnknownName, by_path
 
 if TYPE_CHECKING:

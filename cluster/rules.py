@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rollout.config import EvalConfig, RolloutConfig
+from trainer.advantages.catalogue import ADVANTAGE_NAMES, TOKEN_REWARDS
 from trainer.config import ModelConfig, RLConfig, TrainerConfig
-from trainer.losses.options import ADVANTAGE_NAMES, LOSS_NAMES, TOKEN_REWARDS
+from trainer.losses.options import LOSS_NAMES
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from rollout.records import BoolArray, FloatArray, TrainingBatch
-from trainer.advantages.catalogue import ADVANTAGES
+from trainer.advantages.catalogue import ADVANTAGE_NAMES, ADVANTAGES
 from trainer.advantages.gae import GAE
 from trainer.advantages.inputs import AdvantageFn, AdvantageInputs, Advantages
 from trainer.advantages.overlong import overlong_punishment
@@ -21,7 +21,7 @@ from trainer.losses.importance import ImportanceSampling
 from trainer.losses.inputs import LossTerm
 from trainer.losses.kl import KLLoss
 from trainer.losses.nll import NLLLoss
-from trainer.losses.options import ADVANTAGE_NAMES, LOSS_NAMES, Need
+from trainer.losses.options import LOSS_NAMES, Need
 from trainer.losses.ppo import PPOLoss
 from trainer.losses.proximal import linear_proximal, loglinear_proximal
 from trainer.losses.reduction import Totals

@@ -14,3 +14,9 @@ ADVANTAGES: dict[str, AdvantageFn] = {
     "reinforce_pp_baseline": reinforce_pp_baseline,
     "lite_ppo": lite_ppo,
 }
+
+ADVANTAGE_NAMES = (*ADVANTAGES, "gae")
+"""Advantages that need no import path; GAE has settings of its own."""
+
+TOKEN_REWARDS = ("reinforce_pp", "gae")
+"""Those of them that are made of rewards per token, from which a KL can be taken."""

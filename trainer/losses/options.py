@@ -16,19 +16,3 @@ KLEstimator = Literal["k1", "k2", "k3"]
 
 LOSS_NAMES = ("ppo", "gspo", "cispo", "reinforce")
 """Losses of the policy that need no import path."""
-
-ADVANTAGE_NAMES = (
-    "grpo",
-    "grpo_population",
-    "dr_grpo",
-    "rloo",
-    "reinforce",
-    "reinforce_pp",
-    "reinforce_pp_baseline",
-    "lite_ppo",
-    "gae",
-)
-"""Advantages that need no import path."""
-
-TOKEN_REWARDS = ("reinforce_pp", "gae")
-"""Those of them that are made of rewards per token, from which a KL can be taken."""
