@@ -125,16 +125,23 @@ class WeightBroadcaster:
             }
 
     async def join(self, name: str, worker: Worker) -> None:
-        """Take in a worker that has just come up: it has the current version, attested, when this returns.
+        """Take in a worker: it has the current version, attested, when this returns; else it is retired.
 
-        Before the first version there is nothing to bring. While a version is being published this waits for its end.
+        Before the first version there is nothing to bring: a worker that already has one from elsewhere keeps it, if
+        it was attested. While a version is being published this waits for its end.
         """
         async with self._busy:
-            if self._current:
-                resent: set[str] = set()
-                await self._load(name, worker, self._current, resent)
-                await self._attest(name, worker, self._current, resent)
             self._workers[name] = worker
+            try:
+                if self._current:
+                    resent: set[str] = set()
+                    await self._load(name, worker, self._current, resent)
+                    await self._attest(name, worker, self._current, resent)
+                else:
+                    await within(self._call_timeout_s, worker.forsaken(), f"a fresh broadcaster waits for {name}")
+            except _FAILURES as error:
+                await self._retire(name, str(error))
+                raise
 
     async def leave(self, name: str) -> None:
         """Forget a worker that ended."""

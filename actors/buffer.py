@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from actors.changes import Changes
@@ -25,7 +25,7 @@ from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase, SFTPhase
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator, drop_zero_variance, keep_all
 from rollout.datasets import SupervisedDataset, num_steps
-from rollout.events import Dropped, Finished, PhaseBegun, Tightened, Trained
+from rollout.events import Dropped, Finished, PhaseBegun, TakenUp, Tightened, Trained
 from rollout.experts import ExpertReport, select_experts
 from rollout.lease_desk import LeaseDesk
 from rollout.ledger import PromptOrder
@@ -123,12 +123,33 @@ class RolloutBuffer:
             self._curator,
             config,
             [groups[key] for key in kept],
-            [RecordedStep(step.version, tuple(groups[key] for key in step.keys)) for step in again],
+            _recorded(again, groups),
         )
         self._phase.tighten(self._ledger.bounds.get(iteration, config.max_staleness))
         if again:
             logger.info("%d recorded steps after step %d are trained again", len(again), done_steps)
         self._changes.notify()
+
+    async def take_up(self, iteration: int, version: int, done_steps: int) -> int | None:
+        """The learner was lost, and is at `version` again after `done_steps` of this RL phase, which goes on meanwhile.
+
+        Leases and ready groups stay. Steps that were recorded after `done_steps` are given out again, before anything
+        new. Returns how many; None when no such phase is under way: then begin it.
+
+        Raises:
+            ValueError: When the journal lacks steps that the checkpoint has.
+        """
+        phase = self._phase
+        if not isinstance(phase, RLPhase) or phase.iteration != iteration:
+            return None
+        steps = self._books.steps_after(iteration, version, done_steps)
+        keys = [key for step in steps for key in step.keys]
+        groups = await self._books.groups(keys, self._prompts, self._curator)
+        self._books.record(TakenUp(iteration, version, done_steps))
+        phase.go_back(done_steps, version, _recorded(steps, groups))
+        logger.info("RL phase %d goes on; %d steps after step %d are trained again", iteration, len(steps), done_steps)
+        await self._books.sync()
+        return len(steps)
 
     async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
         """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all."""
@@ -253,7 +274,7 @@ class RolloutBuffer:
             return False
         phase = self._phase
         assert isinstance(phase, RLPhase | EvalPhase), "leases end with their phase"
-        iteration, step = (phase.iteration, phase.step) if isinstance(phase, RLPhase) else (phase.number, 0)
+        iteration, step = (phase.iteration, phase.new_step) if isinstance(phase, RLPhase) else (phase.number, 0)
         payload = self._books.write(group, iteration, step)
         fate, reason = phase.finish(group)
         self._books.record(Finished(group.key, worker, attempt, payload, *group.version_span, fate, reason))
@@ -270,18 +291,9 @@ class RolloutBuffer:
     # -- training ---------------------------------------------------------------------------------------------
 
     async def new_version(self, version: int) -> None:
-        """The engines have these weights now: admission moves on.
-
-        A number that goes back means that a controller takes the run up from a checkpoint: the phase under way is
-        void, and `begin_rl` says where it goes on.
-        """
+        """The engines have these weights now: admission moves on."""
         if isinstance(self._phase, RLPhase):
-            if version < self._phase.admission.version:
-                for key in self._desk.out.held():
-                    self._release(key, "phase_over")
-                self._phase = None
-            else:
-                self._phase.admission.new_version(version)
+            self._phase.admission.new_version(version)
         self._version = version
         self._changes.notify()
 
@@ -397,3 +409,7 @@ class RolloutBuffer:
         if not isinstance(phase, RLPhase) or not phase.admission.surplus:
             return []
         return [key for key in self._desk.out.of(worker) if key not in phase.late]
+
+
+def _recorded(steps: Sequence[Trained], groups: Mapping[GroupKey, RolloutGroup]) -> list[RecordedStep]:
+    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys)) for step in steps]

@@ -176,18 +176,36 @@ class Controller:
             self._manifest, phase=phase, step=0, steps=steps, dataset=dataset, started_from=started_from
         )
         if phase.kind == "rl":
-            await self._publish(digest)
-            await self._buffer.begin_rl(phase.iteration, steps, self._manifest.version)
+            version = self._number(digest)
+            if await self._goes_on(phase, version):
+                self._manifest = replace(self._manifest, version=version, digest=digest)
+            else:
+                await self._publish(digest)
+                await self._buffer.begin_rl(phase.iteration, steps, version)
 
     async def _continue_phase(self, phase: Phase) -> None:
         """Take up a phase at its last checkpoint."""
         state = self._manifest
         await self._resume(phase, state.checkpoint)
-        if phase.kind == "rl":
+        if phase.kind != "rl":
+            await self._begin_sft(phase, state.dataset, state.step)
+        elif not await self._goes_on(phase, state.version):
             await self._sync.bring(state.version)
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
-        else:
-            await self._begin_sft(phase, state.dataset, state.step)
+
+    async def _goes_on(self, phase: Phase, version: int) -> bool:
+        """Whether the buffer has the phase under way: then only the learner was lost, and the engines never stopped.
+
+        They have the weights of a later step than the learner, perhaps unattested: they get the last recorded one
+        when that is made again, which attests it.
+        """
+        again = await self._buffer.take_up(phase.iteration, version, self._manifest.step)
+        if again is None:
+            return False
+        self._sync.not_before = version + again
+        if not again:
+            await self._sync.bring(version)
+        return True
 
     async def _resume(self, phase: Phase, checkpoint: str) -> None:
         path, optim = str(self._run_dir / checkpoint), self._plan.optim(phase.kind)
@@ -299,16 +317,17 @@ class Controller:
         await self._settled()
 
     async def _publish(self, digest: str) -> None:
-        """Bring the learner's weights to every engine, where they are not there yet.
-
-        The number follows from what is committed, so that every start of the run gives these weights the same one.
-        """
+        """Bring the learner's weights to every engine, where they are not there yet."""
         if digest == self._in_engines:
             return
-        version = self._manifest.version + (digest != self._manifest.digest)
+        version = self._number(digest)
         await self._sync.bring(version)
         self._manifest = replace(self._manifest, version=version, digest=digest)
         self._in_engines = digest
+
+    def _number(self, digest: str) -> int:
+        """The number of the learner's weights: it follows from what is committed, so every start of the run agrees."""
+        return self._manifest.version + (digest != self._manifest.digest)
 
     async def _evaluate(self, weights: str, after: str) -> EvalRow:
         """Held-out pass@k of the weights that the engines run on."""

@@ -113,7 +113,7 @@ class RolloutWorker:
         self._lost_since: float | None = None
         self._dropped: list[GroupProgress] = []
         """Leases that were dropped here while the buffer could not be told."""
-        self._attested = self._engine.version
+        self._attested = self._brought = self._engine.version
         self._attestations = Changes()
         self._room = Changes()
         self._tokens = 0
@@ -151,7 +151,7 @@ class RolloutWorker:
 
         None of these tokens leaves the worker before `attested` says that they are what they are labelled.
         """
-        self._attested = min(self._attested, slot.version - 1)
+        self._attested, self._brought = min(self._attested, slot.version - 1), slot.version
         await self._engine.load_weights(slot)
         return self._engine.version
 
@@ -174,6 +174,11 @@ class RolloutWorker:
         self._doubted.set()
         running = [r for r in self._groups.values() if r.task and not r.task.done() and not r.delivered]
         await asyncio.gather(*(self._interrupt(r, "quarantined") for r in running))
+
+    async def forsaken(self) -> None:
+        """Whoever brought versions so far is gone: the last one is under doubt, unless it was attested."""
+        if self._brought > self._attested:
+            await self.quarantine(f"version {self._brought} was brought and never attested")
 
     async def retire(self, reason: str) -> None:
         """Deliver nothing any more: the engine cannot be trusted. From now on `health` raises the reason."""

@@ -38,11 +38,15 @@ class WeightSync:
         self._overlap = overlap
         self._clock = clock
         self._version = 0
+        self.not_before = 0
+        """Engines have this version, or are about to have it: older ones, made again, are not for them."""
         self.under_way: asyncio.Task[None] | None = None
         """The transfer; its failure is for whoever awaits `ended`."""
 
     async def begin(self, version: int) -> float:
         """Begin to bring the learner's weights to the engines; returns seconds waited for the transfer before."""
+        if version < self.not_before:
+            return 0.0
         began = self._clock()
         await self.ended()
         waited = self._clock() - began

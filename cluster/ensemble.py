@@ -1,14 +1,14 @@
-"""Actors that only make sense together: when one of them is lost, all begin again.
+"""Actors that only make sense together: when one of them is lost, the others begin again with it.
 
 The learning side (buffer, ranks, broadcaster, controller) is one such ensemble: what its actors hold cannot be mended
 in place, but all of it follows from manifest and journal. So there is one way up, at the first start and at every
-later one: fresh processes, connected in order, and a run that takes itself up where its files say. The verifier pool
-is one too, of one actor.
+later one: fresh processes, connected in order, and a run that takes itself up where its files say. The buffer lasts,
+unless it is the one that is lost: engines go on generating for it meanwhile. The verifier pool is one too, of one actor.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.pulse import Pulse
@@ -35,6 +35,7 @@ class Ensemble:
         bring_up: Connects freshly constructed actors with one another and with the rest.
         run: What they do once they are up; ends with its result.
         start_timeout_s: How long constructing them may take.
+        lasting: Names of those who go on through a restart of the others.
         answer_s: How long an actor has to show that it is the one that was brought up.
     """
 
@@ -44,6 +45,7 @@ class Ensemble:
         bring_up: Callable[[], Awaitable[None]],
         start_timeout_s: float,
         run: Callable[[], Awaitable[Any]] | None = None,
+        lasting: Collection[str] = (),
         answer_s: float = 5.0,
     ) -> None:
         self.peers = peers
@@ -54,6 +56,7 @@ class Ensemble:
         self._bring_up = bring_up
         self._begin = run
         self._start_timeout_s = start_timeout_s
+        self._lasting = frozenset(lasting)
         self._answer_s = answer_s
         self._serving: dict[str, Pulse] = {}
 
@@ -64,26 +67,33 @@ class Ensemble:
             DeadlineExceeded: When somebody does not come up in time.
             PeerLost: When somebody dies meanwhile.
         """
+        await self._start(list(self.peers))
+
+    async def restart(self, everybody: bool) -> None:
+        """End those who served and bring the ensemble up again; raises what `start` raises.
+
+        Those who are to last and do serve go on, unless it is `everybody`.
+        """
+        self.leave_run()
+        afresh = []
+        for name, standing in (await self.standings()).items():
+            if standing == "serves" and name in self._lasting and not everybody:
+                continue
+            afresh.append(name)
+            if standing != "gone":  # in the place of who is gone there is somebody fresh, or soon will be
+                self.peers[name].restart()
+        await self._start(afresh)
+
+    async def _start(self, afresh: Collection[str]) -> None:
         async with self.steady:
             # Who serves is noted before anything is asked of them: whoever takes their place later is then known.
             pulses = await asyncio.gather(
-                *(
-                    successor(name, peer, self._serving.get(name), self._start_timeout_s)
-                    for name, peer in self.peers.items()
-                )
+                *(successor(name, self.peers[name], self._serving.get(name), self._start_timeout_s) for name in afresh)
             )
-            self._serving = dict(zip(self.peers, pulses, strict=True))
+            self._serving |= dict(zip(afresh, pulses, strict=True))
             await self._bring_up()
             if self._begin:
                 self.run = asyncio.ensure_future(self._begin())
-
-    async def restart(self) -> None:
-        """End everybody who served and bring the ensemble up again; raises what `start` raises."""
-        self.leave_run()
-        for name, standing in (await self.standings()).items():
-            if standing != "gone":  # in the place of who is gone there is somebody fresh, or soon will be
-                self.peers[name].restart()
-        await self.start()
 
     async def standings(self) -> dict[str, Standing]:
         """For each actor: whether the process that was brought up serves, is gone or does not answer."""

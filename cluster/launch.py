@@ -248,7 +248,7 @@ async def _assemble(
         await workforce.enlist_all()
 
     peers = {"buffer": buffer, "broadcaster": broadcaster, **ranks, "controller": controller}
-    core = Ensemble(peers, bring_up, patience, partial(controller.call, "run"))
+    core = Ensemble(peers, bring_up, patience, partial(controller.call, "run"), lasting=("buffer",))
     await core.start()
     return controller, _supervisor(config, casting, run_dir, core, verifiers, workforce)
 

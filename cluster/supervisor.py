@@ -3,7 +3,9 @@
     who                 lost, or silent for `silent_s`         on the way there
     rollout worker      replaced by a new one                  silent for `suspect_s`: loses its leases
     verifier pool       started again in place
-    the learning side   started again, all of it together      its run failed because somebody was lost
+    the learning side   started again together; the buffer,    its run failed because somebody was lost
+                        if it serves, goes on and with it
+                        the engines, up to the bound
 
 Ray sees a killed process in seconds and a stopped one not at all, so everybody is asked. What is not the fault of a
 process (an exception of the run itself) would happen again: it ends the run. So does a spent budget. Who does not
@@ -27,6 +29,7 @@ from cluster.incidents import GivenUp, Incident, Incidents
 from cluster.stalls import Silent, explain, publish, state_in_words
 from cluster.workforce import Workforce
 from rollout.engine import WeightsMissing
+from rollout.event_log import JournalBroken
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -108,6 +111,8 @@ class Supervisor:
         self._clock = clock
         self._vitals: dict[str, _Vital] = {}
         self._recoveries: dict[str, tuple[asyncio.Task[None], Incident]] = {}
+        self._to_learn_again: list[Incident] = []  # of the learning side, which is up again, but has done nothing yet
+        self._learned: tuple[object, ...] | None = None
         self._seen = RunStatus()
         self._progress: tuple[object, ...] | None = None
         self._progress_at = self._awake_at = clock()
@@ -139,8 +144,15 @@ class Supervisor:
         buffer = status.buffer
         counts = (buffer.finished, buffer.tokens, buffer.reported)
         progress = (status.phase, status.iteration, status.step, status.version, len(status.evals), *counts)
+        # Engines go on while the learning side is lost: their tokens do not show that it is back.
+        learned = (status.iteration, status.step, len(status.evals), buffer.finished if status.phase == "eval" else 0)
+        if self._learned not in (None, learned):
+            for incident in self._to_learn_again:
+                self._incidents.mended(incident)
+            self._to_learn_again.clear()
         if self._progress not in (None, progress):
             self._incidents.progressed()
+        self._learned = learned
         if self._progress != progress:
             self._progress_at = self._now()
         self._seen, self._progress = status, progress
@@ -227,16 +239,18 @@ class Supervisor:
 
     # -- mending ----------------------------------------------------------------------------------------------
 
-    def _mend(self, unit: str, victim: str, noticed: str) -> None:
+    def _mend(self, unit: str, victim: str, noticed: str, everybody: bool = False) -> None:
+        """Begin to mend a unit; `everybody` of it, also who would go on while the others start again."""
         if unit in self._recoveries:
             return
+        in_vain = unit == _CORE and bool(self._to_learn_again)
         action = {_CORE: "the learning side starts again", "verifiers": "it starts again"}.get(unit, "it is replaced")
         incident = self._incidents.begin(victim, noticed, action)
-        self._recoveries[unit] = asyncio.create_task(self._recover(unit)), incident
+        self._recoveries[unit] = asyncio.create_task(self._recover(unit, everybody or in_vain)), incident
 
-    async def _recover(self, unit: str) -> None:
+    async def _recover(self, unit: str, everybody: bool) -> None:
         if ensemble := self._ensembles.get(unit):
-            await ensemble.restart()
+            await ensemble.restart(everybody)
             return
         await self._workforce.dismiss(unit)
         (newcomer,) = await self._workforce.hire()
@@ -257,9 +271,12 @@ class Supervisor:
             if not task.done():
                 continue
             del self._recoveries[unit]
-            self._progress = None  # what begins again is not progress
+            self._progress = self._learned = None  # what begins again is not progress
             if error := task.exception():
-                self._mend(unit, incident.victim, f"it did not come back: {type(error).__name__}: {error}")
+                noticed = f"it did not come back: {type(error).__name__}: {error}"
+                self._mend(unit, incident.victim, noticed, everybody=True)
+            elif unit == _CORE:
+                self._to_learn_again.append(incident)
             else:
                 self._incidents.mended(incident)
 
@@ -271,9 +288,11 @@ class Supervisor:
         if (error := run.exception()) is None:
             return True
         changed = [name for name, standing in (await self._core.standings()).items() if standing != "serves"]
-        if not changed and not isinstance(error, PeerLost | TimeoutError | WeightsMissing):
+        broken = isinstance(error, JournalBroken)  # its buffer answers, and can write nothing any more
+        if not changed and not broken and not isinstance(error, PeerLost | TimeoutError | WeightsMissing):
             return True  # nobody died, and nobody waited in vain: it would only happen again
-        self._mend(_CORE, ", ".join(changed) or "the run", f"the run failed: {type(error).__name__}: {error}")
+        noticed = f"the run failed: {type(error).__name__}: {error}"
+        self._mend(_CORE, ", ".join(changed) or "the run", noticed, everybody=broken)
         return False
 
     # -- stalls -----------------------------------------------------------------------------------------------
@@ -300,7 +319,7 @@ class Supervisor:
         for name, seconds in mute.items():
             self._mend(name, name, f"{standstill}, and its engine has requests and gave no token for {seconds:.0f} s")
         if not silent and not mute:
-            self._mend(_CORE, "the run", f"{standstill}, and everybody answers; see {file.name}")
+            self._mend(_CORE, "the run", f"{standstill}, and everybody answers; see {file.name}", everybody=True)
 
     def _mute(self, now: float) -> dict[str, float]:
         """Workers whose engines hang, and for how long: an engine's process cannot be asked, its worker answers."""

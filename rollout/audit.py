@@ -26,6 +26,7 @@ from rollout.events import (
     Progressed,
     Refused,
     Released,
+    TakenUp,
     Trained,
     read_log,
 )
@@ -141,6 +142,8 @@ class _Fold:
                 self.starts += 1
             case PhaseBegun():
                 self._begin(event)
+            case TakenUp():
+                self._fault(*self.lineage.go_on(event))
             case Leased():
                 self._lease(event)
             case Progressed():

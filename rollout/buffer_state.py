@@ -97,6 +97,20 @@ class RLPhase:
         """B."""
         return self._config.groups_per_step
 
+    @property
+    def next_new(self) -> int:
+        """Version that new groups are trained from next: recorded steps are trained again before."""
+        return self.version + len(self.recorded)
+
+    @property
+    def new_step(self) -> int:
+        """Steps that are on record in this phase, whether the learner has made them again or not."""
+        return self.step + len(self.recorded)
+
+    def go_back(self, step: int, version: int, recorded: Iterable[RecordedStep]) -> None:
+        """The learner is at this step again, and trains the steps after it once more; what else runs goes on."""
+        self.step, self.version, self.recorded = step, version, deque(recorded)
+
     def tighten(self, max_staleness: float) -> None:
         """A lower bound from now on: for what may be started, continued and trained."""
         self.max_staleness = max_staleness
@@ -185,7 +199,7 @@ class RLPhase:
     @property
     def late(self) -> list[GroupKey]:
         """Running groups that this step can still train and the next one cannot."""
-        last = self.version - math.floor(self.max_staleness)
+        last = self.next_new - math.floor(self.max_staleness)
         return [key for key, oldest in self._oldest.items() if oldest == last]
 
     def is_recorded(self, keys: Sequence[GroupKey], version: int) -> bool:

@@ -66,6 +66,16 @@ class PhaseBegun:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenUp:
+    """The RL phase under way goes on while its steps after `done_steps` are trained again: leases stay as they are."""
+
+    iteration: int
+    version: int
+    """Of the learner's weights now."""
+    done_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leased:
     """A worker got the group."""
 
@@ -167,6 +177,7 @@ class Tightened:
 Event: TypeAlias = (
     Opened
     | PhaseBegun
+    | TakenUp
     | Leased
     | Progressed
     | Released

@@ -120,6 +120,5 @@ class LeaseDesk:
         if self._config.deterministic:
             self._books.discard(key, unfinished.samples(key), "deterministic")
         elif isinstance(phase, RLPhase):
-            next_new = phase.version + len(phase.recorded)  # recorded steps are trained again before any new group
-            stale = unfinished.stale_samples(key, next_new, phase.max_staleness)
+            stale = unfinished.stale_samples(key, phase.next_new, phase.max_staleness)
             self._books.discard(key, stale, "stale")

@@ -23,6 +23,7 @@ from rollout.events import (
     Progressed,
     Refused,
     Released,
+    TakenUp,
     Tightened,
     Trained,
     replay,
@@ -59,8 +60,12 @@ class Lineage:
         if event.kind != "rl":
             return []
         self._iteration, self._version = event.iteration, event.version
-        steps, done = self.steps.setdefault(event.iteration, []), event.done_steps
         self._begun[event.version] = event.iteration
+        return self.go_on(event)
+
+    def go_on(self, event: PhaseBegun | TakenUp) -> list[str]:
+        """An RL phase goes on after some of its steps. Returns what is wrong with that."""
+        steps, done = self.steps.setdefault(event.iteration, []), event.done_steps
         if missing := max(0, done - len(steps)):
             return [f"rl {event.iteration} goes on after step {done}, but {missing} of these steps have no record"]
         if not steps:
@@ -184,7 +189,9 @@ def life(journal: Storage, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
             case PhaseBegun():
                 phase = f"{event.kind} {event.iteration}"
                 told = [_Told(key, "lease voided", "by a phase that began") for key in leased]
-                told += _trained_again(event, ledger)
+                told += _trained_again(event, ledger) if event.kind == "rl" else []
+            case TakenUp():
+                told = _trained_again(event, ledger)
             case Trained():
                 told = [_Told(key, "trained", f"made version {event.version}") for key in event.keys]
             case _ if event.key.prompt_id == prompt_id:
@@ -201,8 +208,8 @@ def _known(ledger: Ledger, prompt_id: str) -> list[GroupKey]:
     return [key for key in ledger.entries if key.prompt_id == prompt_id]
 
 
-def _trained_again(event: PhaseBegun, ledger: Ledger) -> "list[_Told]":
-    steps = ledger.steps.get(event.iteration, []) if event.kind == "rl" else []
+def _trained_again(event: PhaseBegun | TakenUp, ledger: Ledger) -> "list[_Told]":
+    steps = ledger.steps.get(event.iteration, [])
     return [
         _Told(key, "to be trained again", f"made version {step.version}; taken up after {event.done_steps} steps")
         for step in steps[event.done_steps :]

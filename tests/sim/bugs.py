@@ -16,6 +16,7 @@ from actors import buffer as buffer_module
 from actors import rollout_worker as worker_module
 from actors.buffer import RolloutBuffer
 from actors.controller import Controller
+from actors.weight_sync import WeightSync
 from rollout import event_log as event_log_module
 from rollout.batches import training_batch
 from rollout.bookkeeper import Bookkeeper
@@ -313,6 +314,26 @@ def _accepted_is_zero(original: Any) -> Any:
     return lambda eta, size, version, steps, accepted, oversample: original(eta, size, version, steps, 0, oversample)
 
 
+def _nothing_to_repeat(original: Any) -> Any:
+    return lambda self, step, version, recorded: original(self, step, version, ())
+
+
+def _older_versions_too(original: Any) -> Any:
+    async def begin(self: WeightSync, version: int) -> float:
+        self.not_before = 0
+        return await original(self, version)  # type: ignore[no-any-return]
+
+    return begin
+
+
+def _done_is_done(original: Any) -> Any:
+    async def take_up(self: RolloutBuffer, iteration: int, version: int, done_steps: int) -> int | None:
+        again = await original(self, iteration, version, done_steps)
+        return None if again is None else 0
+
+    return take_up
+
+
 BUGS: dict[str, Bug] = {
     "fence_ignored": Bug(
         "records of a replaced writer count after a restart", event_log_module, "_look_through", _every_record_counts
@@ -362,6 +383,18 @@ BUGS: dict[str, Bug] = {
     "freed_skipped": Bug("a resume skips prompts that are free again", PromptOrder, "rewind", _freed_are_skipped),
     "ready_forgotten": Bug("a resume forgets groups that wait to be trained", Ledger, "buffered", _nothing_waits),
     "pieces_forgotten": Bug("a resume forgets unfinished answers", Bookkeeper, "restore", _pieces_are_forgotten),
+    "rest_forgotten": Bug(
+        "a phase that goes on forgets the steps that only the journal has", RLPhase, "go_back", _nothing_to_repeat
+    ),
+    "engines_go_back": Bug(
+        "engines that never stopped get older versions again", WeightSync, "begin", _older_versions_too
+    ),
+    "last_unattested": Bug(
+        "weights are brought to engines that never stopped before they are the ones of their number",
+        RolloutBuffer,
+        "take_up",
+        _done_is_done,
+    ),
     "accepted_forgotten": Bug("a resume forgets how much was accepted", buffer_module, "Admission", _accepted_is_zero),
 }
 """By name."""

@@ -29,6 +29,7 @@ from rollout.events import (
     Progressed,
     Refused,
     Released,
+    TakenUp,
     Tightened,
     Trained,
     read_log,
@@ -107,6 +108,8 @@ class Checker:
         """The whole run."""
         handlers: dict[type, Callable[..., None]] = {
             PhaseBegun: self._begin,
+            TakenUp: self._take_up,
+            TakenUp: self._take_up,
             Leased: self._lease,
             Progressed: self._progress,
             Released: self._release,
@@ -149,6 +152,13 @@ class Checker:
                 (key for key, group in self._groups.items() if key.purpose == "train" and group.state == "free"),
                 key=self._position,
             )
+
+    def _take_up(self, event: TakenUp) -> None:
+        assert self._phase is not None
+        _require((self._phase.kind, self._phase.iteration) == ("rl", event.iteration), "no such phase is under way")
+        first, done = self._begun[event.iteration], event.done_steps
+        _require(event.version == first + done, f"step {done} has two version numbers")
+        _require(done <= len(self._digests[event.iteration]), "the checkpoint has steps that are not recorded")
 
     def _has_weights(self, version: int, weights: int) -> None:
         known = self._weights.setdefault(version, weights)

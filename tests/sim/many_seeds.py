@@ -38,6 +38,7 @@ class Tally:
 
     seeds: int = 0
     lives: int = 0
+    lasted: int = 0
     virtual_s: float = 0.0
     cpu_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
@@ -47,6 +48,7 @@ class Tally:
         """One more seed."""
         self.seeds += 1
         self.lives += outcome.lives
+        self.lasted += outcome.lasted
         self.virtual_s += outcome.seconds
         self.cpu_s += outcome.cpu_s
         self.faults += outcome.faults
@@ -57,6 +59,7 @@ class Tally:
         cost_s = self.cpu_s / max(1, self.seeds)
         lines = [
             f"{self.seeds} seeds, {self.lives} lives of the core, {self.virtual_s / 3600:.1f} hours of virtual time",
+            f"{self.lasted:8} × the buffer went on into the next life of the core",
             f"{1000 * cost_s:.0f} ms of CPU per seed: {240 / max(cost_s, 1e-3):.0f} in two minutes of two idle cores",
             *(f"{count:8} × {kind}" for kind, count in sorted(self.faults.items())),
             f"{len(self.violations)} violations in {self.seeds} seeds",

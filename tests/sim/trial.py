@@ -22,6 +22,7 @@ class Outcome:
     violation: str = ""
     """Empty: everything is as it must be."""
     lives: int = 0
+    lasted: int = 0
     callbacks: int = 0
     seconds: float = 0.0
     """Virtual."""
@@ -46,6 +47,7 @@ def run_seed(seed: int, scratch: Path, tell: Callable[[str], None] | None = None
         outcome.violation = f"{type(error).__name__}: {error}"
         if tell:
             tell(traceback.format_exc())
+    outcome.lasted = world.lasted
     outcome.lives, outcome.callbacks, outcome.seconds = world.lives, world.loop.callbacks, world.loop.time()
     outcome.faults, outcome.digest = world.faults.counts, world.network.digest
     outcome.cpu_s = time.process_time() - began

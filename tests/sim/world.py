@@ -1,7 +1,8 @@
 """A whole run in one thread: the shipped core and workers as processes of a virtual cluster, and who restarts them.
 
-The core (buffer, controller, learner, broadcaster) is restarted together, from nothing but the disk; workers are
-replaced one by one and survive the core. What goes wrong, and when, is the scenario's.
+The core (buffer, controller, learner, broadcaster) is restarted together, from nothing but the disk; only the buffer,
+if it serves, may go on meanwhile. Workers are replaced one by one and survive the core. What goes wrong, and when, is
+the scenario's.
 """
 
 import asyncio
@@ -66,6 +67,8 @@ class World:
         self.network.hear = self.promises.hear
         self.lives = 0
         """How often the core was started."""
+        self.lasted = 0
+        """How often the buffer went on from one life of the core into the next."""
         self._scratch = scratch
         self._tell = tell
         self._random = random.Random(scenario.seed)
@@ -75,6 +78,7 @@ class World:
         self._shared: SharedMemory = {}
         self._workers: dict[str, Peer] = {}
         self._hired = 0
+        self._buffer_goes_on = False  # from one life of the core into the next
         self._ready = False  # the core is up, and had its first workers
         self._end_of_life: asyncio.Future[None] = self.loop.create_future()
         verifiers = Address(self.loop.process("verifiers"), FakeVerifiers(self.network))
@@ -112,7 +116,8 @@ class World:
             except _MISFORTUNE as error:
                 self.say(f"the core ended: {type(error).__name__}: {error}")
                 self._excuse(error)
-            self._end_core()
+                broken = isinstance(error, JournalBroken)
+            self._end_core(keep_buffer=not broken and self._random.random() < 0.7)
             await asyncio.sleep(0.2 + self._random.random())
 
     def _excuse(self, error: Exception) -> None:
@@ -144,12 +149,16 @@ class World:
         self.lives += 1
         self._end_of_life = self.loop.create_future()
         self.say(f"life {self.lives} of the core begins")
+        goes_on = self._buffer_goes_on and self._core["buffer"].alive
+        afresh = [role for role in ROLES if not (role == "buffer" and goes_on)]
         for role in ROLES:
-            self._core[role] = process = self.loop.process(f"{role}-{self.lives}")
-            process.on_death.append(lambda process=process: self._died(process))
-            process.on_death.append(lambda name=process.name, life=self._end_of_life: self._give_up_soon(name, life))
+            if role in afresh:
+                self._core[role] = process = self.loop.process(f"{role}-{self.lives}")
+                process.on_death.append(lambda process=process: self._died(process))
+                process.on_death.append(lambda process=process: self._missed(process))
             if death and role == death.role:
-                self._doom(process, death)
+                self._doom(self._core[role], death)
+        self.lasted += goes_on
         if self.lives == 1 and self.scenario.buffer_stop:
             self._stop_later(self._core["buffer"], self.scenario.buffer_stop, self._end_of_life)
         for role, make in (
@@ -158,9 +167,14 @@ class World:
             ("broadcaster", lambda mount: WeightBroadcaster([], 0.5, _CALL_S, _CALL_S)),
             ("controller", self._make_controller),
         ):
-            process = self._core[role]
-            self._take_address(role, process, process.context.run(make, Mount(self.disk, process)))
+            if role in afresh:
+                process = self._core[role]
+                self._take_address(role, process, process.context.run(make, Mount(self.disk, process)))
         return self._peer("controller", 1e9)
+
+    def _missed(self, process: Process) -> None:
+        if process in self._core.values():
+            self._give_up_soon(process.name, self._end_of_life)
 
     def _give_up_soon(self, name: str, life: "asyncio.Future[None]") -> None:
         """Whoever watches over the core misses a process in a while, if nobody in the core has felt it before."""
@@ -173,7 +187,7 @@ class World:
         self.network.later(self._random.random() * _NOTICE_S, notice)
 
     def _doom(self, process: Process, death: Death) -> None:
-        process.dies_at = death.point
+        process.dies_at = process.points + death.point
         if death.everything:
             process.on_death.append(self._power_off)
 
@@ -182,11 +196,13 @@ class World:
         for process in [*self._core.values(), *(peer.address.process for peer in self._workers.values())]:
             process.kill()
 
-    def _end_core(self) -> None:
-        self._ready = False
+    def _end_core(self, keep_buffer: bool) -> None:
         stop = self.scenario.buffer_stop
-        for process in self._core.values():
-            if not (process.stopped and stop and stop.unreachable):
+        self._buffer_goes_on = self._ready and keep_buffer and not self._core["buffer"].stopped
+        self._ready = False
+        for role, process in self._core.items():
+            kept = role == "buffer" and self._buffer_goes_on
+            if not kept and not (process.stopped and stop and stop.unreachable):
                 process.kill()
 
     def _take_address(self, role: str, process: Process, target: Any) -> None:
@@ -357,7 +373,7 @@ class World:
                 successor.kill()
 
         def is_ended() -> None:
-            if self.lives > 1:
+            if self.lives > 1 and process is not self._core["buffer"]:
                 process.kill()
 
         if stop.encore_s < math.inf:

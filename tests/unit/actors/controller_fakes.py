@@ -110,6 +110,11 @@ class FakeBuffer:
         self.began: list[tuple[str, int]] = []
         self.hang = False
         self.batches = 0
+        self.goes_on: int | None = None
+        """So many steps are to be trained again in a phase that never stopped; None: there is none."""
+
+    async def take_up(self, iteration: int, version: int, done_steps: int) -> int | None:
+        return self.goes_on
 
     async def begin_rl(self, iteration: int, steps: int, version: int, done_steps: int = 0) -> None:
         self.began.append(("rl", done_steps))

@@ -20,6 +20,10 @@ class FakeWorker:
         self.misses, self.delay, self.weights, self.retired = misses, delay, 0, ""
         self.quarantines: list[str] = []
         self.trusted: list[int] = []
+        self.forsaken_times = 0
+
+    async def forsaken(self):
+        self.forsaken_times += 1
 
     async def load_weights(self, slot):
         await asyncio.sleep(self.delay)
@@ -148,6 +152,28 @@ def test_a_worker_that_joins_has_the_current_version_attested_before_it_belongs(
         report = await broadcaster.publish(await broadcaster.claim(LAYOUT, 5), [np.full(3, -5.0, np.float32)])
         assert report["engines"] == 2.0
         assert newcomer.weights == 5
+        await broadcaster.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_joins_before_there_is_a_version_is_told_that_its_last_one_has_no_witness():
+    worker = FakeWorker()
+    publish({"w0": worker})
+    assert worker.forsaken_times == 1
+
+
+def test_a_worker_that_cannot_join_is_retired_and_so_replaced():
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, call_timeout_s=1.0, transfer_timeout_s=1.0)
+        await broadcaster.publish(await broadcaster.claim(LAYOUT, 1), [np.full(3, -1.0, np.float32)])
+        worker = FakeWorker(misses=9)
+        with pytest.raises(WeightsDisagree):
+            await broadcaster.join("w1", worker)
+        assert "does not compute with version 1" in worker.retired
+        assert (await broadcaster.publish(await broadcaster.claim(LAYOUT, 2), [np.full(3, -2.0, np.float32)]))[
+            "engines"
+        ] == 0
         await broadcaster.close()
 
     asyncio.run(run())

@@ -16,7 +16,7 @@ from rollout.buffer_state import NothingToTrain, TooManyFailures
 from rollout.config import RolloutConfig
 from rollout.datasets import write_supervised
 from rollout.event_log import JournalBroken
-from rollout.events import Finished, Refused, Trained, replay
+from rollout.events import Finished, Refused, TakenUp, Trained, replay
 from rollout.ledger import Ledger
 from rollout.records import (
     EvalCounts,
@@ -656,20 +656,59 @@ def test_a_checkpoint_that_the_journal_knows_nothing_of_is_refused(tmp_path: Pat
     run(test)
 
 
-def test_a_controller_that_comes_back_takes_a_living_buffer_up(tmp_path: Path):
+def test_while_the_learner_is_brought_back_leases_go_on_up_to_the_bound_and_its_steps_come_again(tmp_path: Path):
     async def test() -> None:
-        buffer = make(tmp_path, max_staleness=1)
-        await buffer.begin_rl(0, steps=5, version=0)
-        await step(buffer, 0, max_groups=3)
+        buffer = make(tmp_path, max_staleness=2)
+        await buffer.begin_rl(0, steps=9, version=10)
+        done = [await step(buffer, 10, max_groups=2), await step(buffer, 11, max_groups=3)]
         running = await buffer.lease("w", NEWEST, 1, 0)
-        await buffer.new_version(0)  # the checkpoint was of the phase's start
-        assert await buffer.lease("w", NEWEST, 9, 0) == []
-        await buffer.begin_rl(0, steps=5, version=0)
-        status = await buffer.status()
-        assert (status.ready, status.running, status.accepted) == (1, 0, 3)
-        assert (await buffer.next_batch(1))[0].recorded == 1
-        assert not await buffer.finish("w", running[0].attempt, answer(running[0]))
-        assert len(await buffer.lease("w", NEWEST, 9, 0)) == 1
+        before = await buffer.status()
+        assert await buffer.take_up(0, version=10, done_steps=0) == 2
+        assert await buffer.status() == before
+        assert await buffer.finish("w", running[0].attempt, answer(running[0], version=12))
+        more = await buffer.lease("w", NEWEST, 99, 0)
+        assert len(more) == (2 + 12 + 1) * 2 - 12 * 2 - 2  # the bound, from the version that the engines have
+        for number, version in enumerate((11, 12)):
+            info, _ = await buffer.next_batch(1)
+            assert (info.groups, info.recorded) == (done[number], 2 - number)
+            await buffer.trained(info.groups, version)
+        await buffer.new_version(12)
+        info, _ = await buffer.next_batch(1)
+        assert info.recorded == 0
+        assert running[0].key in info.groups
+        await buffer.trained(info.groups, 13)
+        events = list(replay(LocalDisk(tmp_path / "journal")))
+        assert [event.version for event in events if isinstance(event, Trained)] == [11, 12, 13]
+        assert TakenUp(0, 10, 0) in events
+
+    run(test)
+
+
+def test_answers_that_finish_meanwhile_belong_to_the_step_after_all_that_are_recorded(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=2)
+        await buffer.begin_rl(0, steps=9, version=0)
+        await step(buffer, 0, max_groups=2)
+        await step(buffer, 1, max_groups=2)
+        await buffer.take_up(0, version=0, done_steps=0)
+        for lease in await buffer.lease("w", NEWEST, 2, 0):
+            await buffer.finish("w", lease.attempt, answer(lease, version=2))
+        report = await buffer.select_experts(0, 1.0, 9, str(tmp_path / "experts.parquet"))
+        assert report.per_step == {0: 2, 1: 2, 2: 2}
+
+    run(test)
+
+
+def test_a_phase_that_is_not_under_way_is_not_taken_up(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        assert await buffer.take_up(0, version=0, done_steps=0) is None
+        await buffer.begin_rl(0, steps=3, version=0)
+        assert await buffer.take_up(1, version=0, done_steps=0) is None
+        with pytest.raises(ValueError, match=r"the checkpoint has 1 steps .* has 0 \*trained\* records"):
+            await buffer.take_up(0, version=1, done_steps=1)
+        await buffer.end_phase()
+        assert await buffer.take_up(0, version=0, done_steps=0) is None
 
     run(test)
 

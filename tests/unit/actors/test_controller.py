@@ -322,6 +322,46 @@ def test_a_death_while_a_checkpoint_is_written_costs_the_steps_since_the_one_bef
     assert not list((tmp_path / "checkpoints" / "steps").iterdir())
 
 
+@pytest.mark.parametrize("checkpoint_every_s", [0, 1e9])
+def test_when_only_the_learner_was_lost_engines_keep_their_weights_until_it_is_where_they_are(
+    tmp_path, checkpoint_every_s
+):
+    """A learner dies in the fifth step, with a checkpoint of the second or with none; the buffer never stopped."""
+
+    async def dies() -> None:
+        controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=6, checkpoint_every_s=checkpoint_every_s)
+        learner.disk_takes = 3
+        step = learner.step
+
+        async def dies_in_the_fifth(batch, objective):
+            if learner.weights == "base++++":
+                raise PeerLost("learner-0 died during step")
+            return await step(batch, objective)
+
+        learner.step = dies_in_the_fifth
+        with pytest.raises(PeerLost):
+            await controller.run()
+
+    asyncio.run(dies())
+    controller, learner, broadcaster, buffer = make(tmp_path, iterations=1, rl_steps=6)
+    done = 0 if checkpoint_every_s else 1
+    buffer.goes_on = 4 - done
+    asyncio.run(controller.run())
+    trained = [line for line in learner.log if line.startswith("trained")]
+    assert trained == [f"trained {version}" for version in range(2 + done, 8)]
+    assert broadcaster.versions[:3] == [5, 6, 7]
+    assert ("rl", done) not in buffer.began
+    assert Manifest.load(LocalDisk(tmp_path)).weights["rl-0"] == "base++++++"
+
+
+def test_engines_that_are_not_behind_are_attested_again_before_the_next_step(tmp_path):
+    """Nothing is to be trained again, but nobody knows how far the last transfer came."""
+    controller, _, broadcaster, buffer = make(tmp_path, iterations=1)
+    buffer.goes_on = 0
+    asyncio.run(controller.run())
+    assert broadcaster.versions[:3] == [1, 1, 2]  # the base policy, and again where its phase goes on
+
+
 def test_a_full_disk_does_not_end_the_run_while_there_is_a_checkpoint_to_come(tmp_path):
     commits = Commits(tmp_path)
     controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=5, checkpoint_every_s=0, storage=commits)

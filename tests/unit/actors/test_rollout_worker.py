@@ -551,3 +551,27 @@ def test_what_a_doubted_engine_sampled_is_void_and_what_came_before_is_kept():
         await worker.close()
 
     asyncio.run(main())
+
+
+def test_when_whoever_brings_weights_is_gone_an_attested_version_is_used_on_and_another_is_void():
+    engine, buffer = FakeEngine(tokens=10**9, pause=0.001), FakeBuffer(1)
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 60.0, 0.3, 0.3)
+        await worker.start()
+        while sum(engine.given.values()) < 30:
+            await asyncio.sleep(0.001)
+        await worker.load_weights(SimpleNamespace(version=1))
+        await worker.attested(1)
+        await worker.forsaken()
+        assert buffer.given_back == []
+        await worker.load_weights(SimpleNamespace(version=2))
+        while sum(engine.given.values()) < 60:
+            await asyncio.sleep(0.001)
+        await worker.forsaken()
+        [(report, reason)] = buffer.given_back
+        assert reason == "quarantined"
+        assert {int(version) for p in report.pieces for version in p.segment.versions} <= {0, 1}
+        await worker.close()
+
+    asyncio.run(main())

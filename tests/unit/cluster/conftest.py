@@ -89,7 +89,7 @@ class Stage:
         self.workforce = Workforce(self.casting, "model", self.peers["buffer"], None, 5.0, self.peers["broadcaster"])
         self.run: asyncio.Future[Any] = asyncio.Future()
         core = {name: self.peers[name] for name in CORE}
-        self.core = Ensemble(core, self.bring_up, 1.0, self.begin, answer_s=0.02)
+        self.core = Ensemble(core, self.bring_up, 1.0, self.begin, lasting=("buffer",), answer_s=0.02)
         self.verifiers = Ensemble(
             {"verifiers": self.peers["verifiers"]}, self.peers["verifiers"].start, 1.0, answer_s=0.02
         )

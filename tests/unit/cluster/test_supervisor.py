@@ -9,9 +9,11 @@ from actors.records import BufferStatus, RunStatus
 from actors.waiting import DeadlineExceeded, PeerLost
 from cluster.incidents import GivenUp
 from rollout.engine import WeightsMissing
+from rollout.event_log import JournalBroken
 
 CORE = ("buffer", "broadcaster", "learner-0", "learner-1", "controller")
 WHOLE_CORE_AGAIN = [*(f"{name} restarted" for name in CORE), "connected", "broadcaster join rollout-worker-0"]
+CORE_AGAIN = WHOLE_CORE_AGAIN[1:]  # but for the buffer
 WORKER_REPLACED = [
     "rollout-worker-0 killed",
     "buffer worker_lost rollout-worker-0",
@@ -223,7 +225,7 @@ def test_a_verifier_pool_that_dies_or_hangs_is_started_again_in_place(play):
 
 
 @pytest.mark.parametrize("victim", CORE)
-def test_when_one_of_the_learning_side_is_killed_the_others_begin_again_with_it(play, victim):
+def test_when_one_of_the_learning_side_is_killed_the_others_begin_again_with_it_and_the_buffer_goes_on(play, victim):
     async def scene(stage):
         stage.peers[victim].reborn()  # Ray was faster than the next look
         await stage.look()
@@ -231,13 +233,13 @@ def test_when_one_of_the_learning_side_is_killed_the_others_begin_again_with_it(
         await stage.look()  # and now all is well
 
     stage = play(scene)
-    assert stage.log == [line for line in WHOLE_CORE_AGAIN if line != f"{victim} restarted"]
+    assert stage.log == [line for line in CORE_AGAIN if line != f"{victim} restarted"]
     assert [(row["victim"], row["noticed"]) for row in stage.rows] == [(victim, "its process died")]
     assert "rollout-worker-0" in stage.workforce.workers
 
 
 @pytest.mark.parametrize("victim", CORE)
-def test_when_one_of_the_learning_side_is_silent_all_of_it_is_killed_and_begins_again(play, victim):
+def test_when_one_of_the_learning_side_is_silent_it_is_killed_with_the_others_and_begins_again(play, victim):
     async def scene(stage):
         stage.peers[victim].state = "silent"
         await stage.look(after_s=29)
@@ -246,8 +248,28 @@ def test_when_one_of_the_learning_side_is_silent_all_of_it_is_killed_and_begins_
         await stage.look(after_s=2)
 
     stage = play(scene)
-    assert stage.log == WHOLE_CORE_AGAIN
+    assert stage.log == (WHOLE_CORE_AGAIN if victim == "buffer" else CORE_AGAIN)
     assert stage.rows[0]["noticed"] == "no answer for 31 s, its process is stopped (state T)"
+
+
+def test_the_buffer_begins_again_too_when_the_others_did_so_in_vain(play):
+    async def scene(stage):
+        stage.supervisor.see(RunStatus(step=3))
+        stage.peers["learner-0"].reborn()
+        await stage.look()
+        stage.supervisor.see(RunStatus(step=0))
+        stage.supervisor.see(RunStatus(step=0, buffer=BufferStatus(reported=99)))  # the engines go on, that is all
+        stage.peers["learner-0"].reborn()
+        await stage.look()
+        stage.supervisor.see(RunStatus(step=0))
+        stage.supervisor.see(RunStatus(step=1))
+        stage.peers["learner-0"].reborn()
+        await stage.look()
+
+    log = play(scene).log
+    assert [name for name in CORE for line in log if line == f"{name} restarted"].count("buffer") == 1
+    assert log.count("connected") == 3
+    assert log.index("buffer restarted") > log.index("connected")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +278,7 @@ def test_when_one_of_the_learning_side_is_silent_all_of_it_is_killed_and_begins_
         PeerLost("buffer died during finish"),
         DeadlineExceeded("no answer in 120 s"),
         WeightsMissing("version 7 from learner-0: Connection refused"),
+        JournalBroken("no space left on device"),
     ],
 )
 def test_a_run_that_failed_for_want_of_an_answer_is_taken_up_again(play, error):
@@ -269,7 +292,7 @@ def test_a_run_that_failed_for_want_of_an_answer_is_taken_up_again(play, error):
         assert await watching == "finished"
 
     stage = play(scene)
-    assert stage.log == WHOLE_CORE_AGAIN
+    assert stage.log == (WHOLE_CORE_AGAIN if isinstance(error, JournalBroken) else CORE_AGAIN)
     assert stage.rows[0]["victim"] == "the run"
     assert str(error) in stage.rows[0]["noticed"]
 
@@ -326,10 +349,13 @@ def test_an_incident_is_over_when_the_run_progresses_again(play):
         stage.supervisor.see(RunStatus(step=0))  # where the run takes itself up: not progress yet
         stage.now += 7
         assert stage.rows == []
-        stage.supervisor.see(RunStatus(step=0, buffer=BufferStatus(reported=12)))
+        stage.supervisor.see(RunStatus(step=0, buffer=BufferStatus(reported=12)))  # engines never stopped
+        assert stage.rows == []
+        stage.now += 1
+        stage.supervisor.see(RunStatus(step=1, buffer=BufferStatus(reported=12)))
 
     stage = play(scene)
-    assert [(row["victim"], row["recovered_s"]) for row in stage.rows] == [("controller", 7.0)]
+    assert [(row["victim"], row["recovered_s"]) for row in stage.rows] == [("controller", 8.0)]
     assert stage.supervisor.note == "controller: its process died; the learning side starts again"
 
 
