@@ -82,7 +82,6 @@ class RolloutBuffer:
         self._dropped: Counter[str] = Counter()
         self._changes = Changes()
         self._books.on_broken = self._changes.notify
-        self._tidying: asyncio.Task[None] | None = None
 
     # -- phases -----------------------------------------------------------------------------------------------
 
@@ -186,14 +185,8 @@ class RolloutBuffer:
                     self._books.discard(key, samples, "phase_over")
         self._changes.notify()
         await self._books.sync()
-        if isinstance(phase, RLPhase) and (self._tidying is None or self._tidying.done()):  # two would be in each
-            self._tidying = asyncio.create_task(self._tidy())  # other's way; minutes for gigabytes: nobody waits
-
-    async def _tidy(self) -> None:
-        try:
-            await self._books.compact()
-        except Exception as error:  # nothing depends on it: the next phase tries again
-            logger.warning("%s was not compacted, everything in it stays readable: %s", self._books, error)
+        if isinstance(phase, RLPhase):
+            self._books.tidy()
 
     def _begin(self, event: PhaseBegun) -> None:
         """Void whatever was under way: a controller that begins a phase knows of nothing before it."""
@@ -388,8 +381,6 @@ class RolloutBuffer:
 
     async def close(self) -> None:
         """Make everything durable and free the journal. Safe to call twice."""
-        if self._tidying:
-            self._tidying.cancel()  # what is half done is not seen, and done again at the end of the next phase
         await self._books.close()
 
     # -- small things -----------------------------------------------------------------------------------------

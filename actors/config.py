@@ -44,6 +44,9 @@ class ActorsConfig(BaseModel):
         gt=0,
         description="Seconds of training a crash may cost, beside the writing of a checkpoint; phases end with one.",
     )
+    stop_timeout_s: float = Field(
+        60.0, gt=0, description="Seconds a run that is asked to stop may take to write a last checkpoint."
+    )
     overlap_sync: bool = Field(
         True, description="Begin the next training step while the engines still take the weights of the last."
     )

@@ -7,6 +7,7 @@ Each call goes to every rank at once, because every rank takes part in the same 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from actors.protocols import Batch, Objective
@@ -73,11 +74,17 @@ class LearnerGroup:
         return (await self._each(method, *args))[0]
 
     async def _each(self, method: str, *args: Any) -> list[Any]:
-        return await first_failure_wins([_bind(rank, method, args) for rank in self._ranks])
+        return await first_failure_wins([partial(_call, *rank, method, args) for rank in enumerate(self._ranks)])
 
 
-def _bind(rank: Rank, method: str, args: tuple[Any, ...]) -> Callable[[], Awaitable[Any]]:
-    return lambda: rank.call(method, *args)
+async def _call(number: int, rank: Rank, method: str, args: tuple[Any, ...]) -> Any:
+    """Raises `TimeoutError` when the rank waited longer for another one than a collective may take."""
+    try:
+        return await rank.call(method, *args)
+    except RuntimeError as error:  # torch has no class for it
+        if "Timed out waiting" not in str(error):
+            raise
+        raise TimeoutError(f"learner rank {number} waited in vain for another rank in {method}: {error}") from error
 
 
 async def first_failure_wins(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:

@@ -72,6 +72,8 @@ class StepCheckpoints:
             if wait:
                 await self.written(self.saving)
             elif not await self._learner.saved(0.0):
+                if self._clock() - self._begun_at > self._plan.save_timeout_s:
+                    raise self._too_slow(self.saving)
                 return None
         except NotWritten as error:
             self._saving, self.failure = None, str(error)
@@ -83,14 +85,16 @@ class StepCheckpoints:
 
     async def written(self, directory: str) -> None:
         """Wait until the learner's last save is durable; `directory` is for the sentence when it is not in time."""
-        patience = self._plan.save_timeout_s
-        give_up_at = self._clock() + patience
+        give_up_at = self._clock() + self._plan.save_timeout_s
         while not await self._learner.saved(_ASK_EVERY_S):
             if self._clock() > give_up_at:
-                raise DeadlineExceeded(
-                    f"controller waits for checkpoint {directory}: not durable in {patience:g} s; its disk is slow or "
-                    "stuck; mend that, or raise actors.learner_timeout_s"
-                )
+                raise self._too_slow(directory)
+
+    def _too_slow(self, directory: str) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"controller waits for checkpoint {directory}: not durable in {self._plan.save_timeout_s:g} s; its disk is "
+            "slow or stuck; mend that, or raise actors.learner_timeout_s"
+        )
 
     async def prune(self, manifest: Manifest) -> None:
         """Remove what the manifest does not name: older steps, those of other phases, and drafts."""

@@ -3,7 +3,8 @@
 The learning side (buffer, ranks, broadcaster, controller) is one such ensemble: what its actors hold cannot be mended
 in place, but all of it follows from manifest and journal. So there is one way up, at the first start and at every
 later one: fresh processes, connected in order, and a run that takes itself up where its files say. The buffer lasts,
-unless it is the one that is lost: engines go on generating for it meanwhile. The verifier pool is one too, of one actor.
+unless it is the one that is lost: engines go on generating for it meanwhile. The verifier pool is one too, of one
+actor.
 """
 
 import asyncio

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_STOP_S = 20.0  # a stop request is answered with a checkpoint within this time
-_CLOSE_S = 8.0  # and everybody is gone this much later, or killed
+_CLOSE_S = 8.0  # everybody is gone so long after the end, or killed
 _ANSWER_S = 5.0  # the controller answers questions between two awaits
 _NO_CHECKPOINT = "no new checkpoint could be written; the last committed one stands"
 
@@ -85,7 +84,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))
                     return RunStatus(state="interrupted", message="asked to stop while starting")
-                return await _watch(*assembled, stop, show)
+                return await _watch(*assembled, stop, config.actors.stop_timeout_s, show)
             finally:
                 await crew.down()
 
@@ -286,8 +285,10 @@ def _supervisor(
     return Supervisor(core, verifiers, workforce, incidents, patience, run_dir, casting.prod)
 
 
-async def _watch(controller: "Peer", supervisor: Supervisor, stop: asyncio.Event, show: Show) -> RunStatus:
-    """Show the run until it ends. A stop signal ends it with a checkpoint."""
+async def _watch(
+    controller: "Peer", supervisor: Supervisor, stop: asyncio.Event, stop_timeout_s: float, show: Show
+) -> RunStatus:
+    """Show the run until it ends. A stop signal ends it with a checkpoint, if one is written in time."""
     watching = asyncio.ensure_future(supervisor.watch())
     last, give_up_at = RunStatus(), float("inf")
     clock = asyncio.get_running_loop().time
@@ -295,10 +296,12 @@ async def _watch(controller: "Peer", supervisor: Supervisor, stop: asyncio.Event
         while not watching.done():
             await asyncio.wait((watching,), timeout=_POLL_S)
             if stop.is_set() and give_up_at == float("inf"):
-                give_up_at = clock() + _STOP_S
+                give_up_at = clock() + stop_timeout_s
                 await _ask("controller", controller, "stop", "asked to stop")
             if clock() > give_up_at or (stop.is_set() and supervisor.restarting):
-                return RunStatus(state="interrupted", message=f"asked to stop; {_NO_CHECKPOINT}")
+                return RunStatus(
+                    state="interrupted", message=f"asked to stop; {_NO_CHECKPOINT} (actors.stop_timeout_s)"
+                )
             if not watching.done():
                 if not supervisor.restarting and (picture := await _ask("controller", controller, "status")):
                     supervisor.see(last := picture)

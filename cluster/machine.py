@@ -78,7 +78,7 @@ def need(config: RunConfig, model: ModelFacts, has_gpu: bool) -> Need:
         + _PROCESS_GIB["ray"]
     )
     return Need(
-        learner=0 if has_gpu else _learner_bytes(config.trainer) * model.parameters,
+        learner=(_staged_bytes if has_gpu else _learner_bytes)(config.trainer) * model.parameters,
         engines=0 if has_gpu else workers * (copies + (config.rollout.engine.kv_cache_mb or 0) * MIB),
         weight_slots=2 * copies,
         processes=int(fixed * GIB),
@@ -96,6 +96,16 @@ def _learner_bytes(trainer: TrainerConfig) -> int:
         return 4 + 4 * trainer.ranks
     reference = 4 if trainer.rl.kl.weight else 0
     return 12 + 12 + reference + 8 * trainer.ranks
+
+
+def _staged_bytes(trainer: TrainerConfig) -> int:
+    """Per parameter, in main memory beside GPUs, all ranks together.
+
+    The copy of weights and moments that is being written to a checkpoint, and what is kept off the GPUs.
+    """
+    if trainer.lora.rank:
+        return 4 if trainer.cpu_offload else 0
+    return 12 + (16 if trainer.cpu_offload else 0)
 
 
 def shortages(config: RunConfig, model: ModelFacts, machine: Machine) -> list[str]:

@@ -5,6 +5,7 @@ Everything that happens to a group goes through here: checked by the ledger, kep
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
@@ -18,6 +19,8 @@ from rollout.prompt_set import PromptSet
 from rollout.records import GroupKey, GroupProgress, Piece, RolloutGroup
 from rollout.storage import Storage
 from rollout.unfinished import Unfinished
+
+logger = logging.getLogger(__name__)
 
 
 class Bookkeeper:
@@ -34,6 +37,7 @@ class Bookkeeper:
         self.ledger = Ledger()
         self._journal = Journal(storage, data_fingerprint, take=self.ledger.apply)
         self.unfinished = Unfinished()
+        self._tidying: asyncio.Task[None] | None = None
         self.on_broken: Callable[[], None] = lambda: None
         """Called whenever the journal turns out to be broken."""
 
@@ -117,13 +121,25 @@ class Bookkeeper:
         """Raise `JournalBroken` once a write has failed."""
         self._journal.require_whole()
 
-    async def compact(self) -> None:
-        """Turn what is written into its small, closed form; pieces that nothing needs any more go."""
+    def tidy(self) -> None:
+        """Begin to turn what is written into its small, closed form; pieces that nothing needs any more go.
+
+        It takes minutes for gigabytes, and nobody waits for it. One at a time: two would be in each other's way.
+        """
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.create_task(self._compact())
+
+    async def _compact(self) -> None:
         entries = self.ledger.entries.values()
-        await self._journal.compact({ref for entry in entries for ref in entry.pieces})
+        try:
+            await self._journal.compact({ref for entry in entries for ref in entry.pieces})
+        except Exception as error:  # nothing depends on it: the next phase tries again
+            logger.warning("%s was not compacted, everything in it stays readable: %s", self, error)
 
     async def close(self) -> None:
         """Make everything durable and free the journal. Safe to call twice."""
+        if self._tidying:
+            self._tidying.cancel()  # what is half done is not seen, and done again at the end of the next phase
         await self._journal.close()
 
     # -- reading back -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -20,6 +21,9 @@ from torch.distributed.tensor import DTensor
 from trainer.checkpoints import sharded_like, state_of
 from trainer.directories import NotWritten, clear_draft, draft_of, put_in_place
 from trainer.optim import ShardedAdamW
+
+_LEAVE_BYTES = 256 << 20
+"""Or a twentieth of a small disk: what a checkpoint leaves of it to others."""
 
 
 class CheckpointWriter:
@@ -38,7 +42,7 @@ class CheckpointWriter:
 
         The copy of this rank's shards lies in host memory until it is written.
         """
-        staged = {name: self._copy(tensor) for name, tensor in state_of(tensors, optimizer).items()}
+        staged = {name: self._copy(tensor) for name, tensor in state_of(tensors, optimizer)}
         self._writing = self._thread.submit(self._write, directory, staged)
 
     def saved(self, timeout_s: float) -> bool:
@@ -65,6 +69,7 @@ class CheckpointWriter:
         return sharded_like(tensor, tensor.to_local().detach().to("cpu", copy=True), self._mesh)
 
     def _write(self, directory: Path, state: dict[str, Tensor]) -> None:
+        self._require_room(directory, state)
         try:
             dcp.save(state, storage_writer=_AtomicWriter(directory), process_group=self._group)
         except CheckpointException as error:  # all ranks have it, and none is left in a collective
@@ -73,12 +78,35 @@ class CheckpointWriter:
                 clear_draft(directory)
             if mistake := next((cause for cause in causes if not isinstance(cause, OSError)), None):
                 raise mistake from None
-            nbytes = sum(tensor.numel() * tensor.itemsize for tensor in state.values())
-            free = shutil.disk_usage(directory.parent).free
-            raise NotWritten(
-                f"checkpoint {directory} could not be written ({causes[0]}): it takes {nbytes:,} bytes and "
-                f"{free:,} are free there; make room, or lower trainer.keep_checkpoints"
-            ) from None
+            raise _not_written(directory, str(causes[0]), _whole_bytes(state)) from None
+
+    def _require_room(self, directory: Path, state: dict[str, Tensor]) -> None:
+        """Begin no checkpoint that would leave no room on its disk: others write there, and the run needs its journal.
+
+        Raises `NotWritten`, on all ranks alike.
+        """
+        if dist.get_rank() == 0:
+            clear_draft(directory)
+            directory.parent.mkdir(parents=True, exist_ok=True)
+        dist.barrier(self._group)
+        disk, nbytes = shutil.disk_usage(directory.parent), _whole_bytes(state)
+        too_little = torch.tensor(disk.free - nbytes < min(_LEAVE_BYTES, disk.total // 20), dtype=torch.int32)
+        dist.all_reduce(too_little, dist.ReduceOp.MAX, self._group)  # others write there: ranks may see it differently
+        if too_little:
+            raise _not_written(directory, "it would leave no room for anything else", nbytes)
+
+
+def _whole_bytes(state: Mapping[str, Tensor]) -> int:
+    """Of all ranks together: sharded tensors tell their whole size."""
+    return sum(tensor.numel() * tensor.itemsize for tensor in state.values())
+
+
+def _not_written(directory: Path, cause: str, nbytes: int) -> NotWritten:
+    free = shutil.disk_usage(directory.parent).free
+    return NotWritten(
+        f"checkpoint {directory} could not be written ({cause}): it takes {nbytes:,} bytes and {free:,} are free "
+        "there; make room, or lower trainer.keep_checkpoints"
+    )
 
 
 class _AtomicWriter(FileSystemWriter):

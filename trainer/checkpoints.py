@@ -30,7 +30,7 @@ def load_checkpoint(directory: Path, tensors: Mapping[str, DTensor], optimizer: 
     """
     if not (directory / ".metadata").exists():
         raise FileNotFoundError(f"no learner checkpoint at {directory}: it has no .metadata file")
-    state = state_of(tensors, optimizer)
+    state = dict(state_of(tensors, optimizer))
     if optimizer is None:
         dcp.load(state, checkpoint_id=directory)
         return
@@ -51,22 +51,21 @@ def load_checkpoint(directory: Path, tensors: Mapping[str, DTensor], optimizer: 
         _branch_random_state(state["rng.0.cpu"])
 
 
-def state_of(tensors: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> dict[str, Tensor]:
+def state_of(tensors: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> Iterator[tuple[str, Tensor]]:
     """What a checkpoint holds, by name in it: `tensors`, and with `optimizer` its state and this rank's random state.
 
-    Tensors and moments are the live ones, not copies; `optimizer` may hold some of the tensors or all of them.
+    Tensors and moments are the live ones, not copies (quantised moments exist in float32 one after the other);
+    `optimizer` may hold some of the tensors or all of them.
     """
-    state: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    yield from ((f"model.{name}", tensor) for name, tensor in tensors.items())
     if optimizer is None:
-        return state
-    for name, moments in optimizer.moments().items():
-        for key, moment in moments.items():
-            state[f"optimizer.{name}.{key}"] = sharded_like(tensors[name], moment, tensors[name].device_mesh)
-    state["counters"] = torch.tensor([optimizer.steps_done, optimizer.updates])
-    state[_random_state_of(dist.get_rank(), "cpu")] = torch.get_rng_state()
+        return
+    for name, key, moment in optimizer.moments():
+        yield f"optimizer.{name}.{key}", sharded_like(tensors[name], moment, tensors[name].device_mesh)
+    yield "counters", torch.tensor([optimizer.steps_done, optimizer.updates])
+    yield _random_state_of(dist.get_rank(), "cpu"), torch.get_rng_state()
     if torch.cuda.is_available():
-        state[_random_state_of(dist.get_rank(), "cuda")] = torch.cuda.get_rng_state()
-    return state
+        yield _random_state_of(dist.get_rank(), "cuda"), torch.cuda.get_rng_state()
 
 
 def sharded_like(whole: DTensor, shard: Tensor, mesh: DeviceMesh) -> DTensor:

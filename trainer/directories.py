@@ -16,7 +16,8 @@ class NotWritten(OSError):
 def atomic_directory(final: Path) -> Iterator[Path]:
     """Yield an empty directory to fill; when the block ends well it becomes `final`, else it is removed.
 
-    An older `final` is replaced. What a killed process left half-written is removed by the next writer.
+    An older `final` is replaced. What a killed process left half-written is removed by the next writer. Raises
+    `NotWritten` when the disk refuses it.
     """
     draft = draft_of(final)
     clear_draft(final)
@@ -24,6 +25,11 @@ def atomic_directory(final: Path) -> Iterator[Path]:
     try:
         yield draft
         put_in_place(final)
+    except OSError as error:
+        free = shutil.disk_usage(final.parent).free
+        raise NotWritten(
+            f"{final} could not be written ({error}): {free:,} bytes are free there; make room and resume"
+        ) from error
     finally:
         clear_draft(final)
 

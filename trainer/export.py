@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -47,7 +48,7 @@ def export_model(
                     tensors |= _pieces(whole.cpu(), parts[name])
                 del whole  # before the next one is gathered
             if draft:
-                save_file(tensors, draft / file, metadata={"format": "pt"})
+                _write(tensors, draft / file)
         if draft:
             _write_index(draft, {file: [piece for n in names for piece in parts[n]] for file, names in files.items()})
             for path in source.iterdir():
@@ -60,6 +61,13 @@ def export_model(
 def _whole(parameter: DTensor, dtype: torch.dtype) -> Tensor:
     """Gathered after rounding: half the bytes travel. A collective."""
     return parameter.to(dtype).full_tensor()
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk has no class of its own there
+        raise OSError(str(error)) from error
 
 
 def _pieces(whole: Tensor, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -33,7 +33,7 @@ from trainer.objectives import Objective, rl_objective, sft_objective
 from trainer.optim import ShardedAdamW
 from trainer.policy import Policy
 from trainer.reference import Reference
-from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device, waiting_for_ranks
+from trainer.rendezvous import join_ranks, leave_ranks, own_address, rank_device
 from trainer.shelves import Shelf, make_shelf
 from trainer.stored_names import Parts, parts_of
 from trainer.stored_tensors import StoredTensors
@@ -95,7 +95,7 @@ class LearnerRank:
             config.fused_kernels,
         )
         self._parts = parts_of(policy.lm, stored)
-        self._work = _work(policy)
+        self._work = _work(policy, frozen=config.lora.rank > 0)
         if config.lora.rank:
             add_adapters(policy.lm, policy.blocks, config.lora, getattr(torch, config.compute_dtype))
         mesh = join_ranks(self._rank, self._world_size, master_address, port, timeout_s, self._device)
@@ -174,8 +174,7 @@ class LearnerRank:
             self._reference,
         )
         parts = split_by_groups(batch, self._config.rl.minibatches) if objective == "rl" else [batch]
-        with waiting_for_ranks(self._rank, "take part in a step"):
-            metrics = trainer.train(parts, self._objectives[objective], self.optimizer)
+        metrics = trainer.train(parts, self._objectives[objective], self.optimizer)
         seconds = time.perf_counter() - began
         return metrics | {"train_s": seconds} | self._efficiency(batch, seconds)
 
@@ -263,7 +262,7 @@ class LearnerRank:
         return ShardedAdamW(self.policy.shards(), matrices, optim, total_steps)
 
 
-def _work(policy: Policy) -> Work:
+def _work(policy: Policy, frozen: bool) -> Work:
     experts = sum(p.numel() for name, p in policy.named_parameters() if ".experts." in name)
     everything = sum(p.numel() for p in policy.parameters())
-    return Work.of(policy.lm.config, active_parameters(policy.lm.config, everything, experts))
+    return Work.of(policy.lm.config, active_parameters(policy.lm.config, everything, experts), frozen)

@@ -2,10 +2,10 @@
 
 P parameters over K ranks. Shards: float32 master weights, gradients and two Adam moments, 16 P / K bytes; with 8-bit
 moments 10 P / K; with adapters the frozen model in 2 P / K and 16 bytes per adapter parameter / K. Gathered in
-bfloat16: two blocks (one is fetched while the other computes), and embedding and head, which stay; their gradient is
-summed in float32. Activations: about 34 bytes per token, layer and unit of width (2205.05198, eq. 2, without the
-attention scores, which flash-attention never stores); checkpointed, 2 bytes and one layer's 34. Log-probs: three
-buffers of a chunk.
+bfloat16: two blocks (one is fetched while the other computes), and embedding and head, which stay; the head's gradient
+is summed in float32, and both gradients are in float32 once more when they are reduced over the ranks. Activations:
+about 34 bytes per token, layer and unit of width (2205.05198, eq. 2, without the attention scores, which
+flash-attention never stores); checkpointed, 2 bytes and one layer's 34. Log-probs: three buffers of a chunk.
 """
 
 from dataclasses import dataclass, fields
@@ -67,12 +67,12 @@ def rank_memory(
     per_trained = 4 + 4 + moment_bytes + (4 if reference else 0)
     outer = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     block = (shape.parameters - outer) // shape.layers
-    head_gradient = 0 if adapter_parameters else 4 * shape.vocabulary * shape.hidden
+    outer_gradients = 0 if adapter_parameters else 4 * (shape.vocabulary * shape.hidden + outer)
     layer = 34 * shape.hidden * micro_batch_tokens
     kept = 2 * shape.hidden * micro_batch_tokens * shape.layers + layer if checkpointing else layer * shape.layers
     return RankMemory(
         shards=(frozen + per_trained * trained) // ranks,
-        gathered=2 * (2 * block + outer) + head_gradient,
+        gathered=2 * (2 * block + outer) + outer_gradients,
         activations=kept,
         logits=3 * 4 * LOGITS_PER_CHUNK,
     )

@@ -5,7 +5,7 @@ dispatching hundreds of small distributed operations.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,15 +61,14 @@ class ShardedAdamW:
         """Move on the schedule: once per batch, however many minibatches it had."""
         self.steps_done += 1
 
-    def moments(self) -> Moments:
-        """Per parameter name, this rank's `exp_avg` and `exp_avg_sq` in float32, to be saved.
+    def moments(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Parameter name, `exp_avg` or `exp_avg_sq`, and this rank's part of it in float32, one after the other.
 
         The tensors themselves, except of those that are quantised.
         """
-        return {
-            name: {key: _plain(self._adam.state[shard][key]) for key in MOMENTS}
-            for name, shard in zip(self.names, self._shards, strict=True)
-        }
+        for name, shard in zip(self.names, self._shards, strict=True):
+            for key in MOMENTS:
+                yield name, key, _plain(self._adam.state[shard][key])
 
     @property
     def updates(self) -> int:

@@ -3,8 +3,6 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -58,17 +56,6 @@ def join_ranks(
             f"learner rank {rank} waited {timeout_s:g} s for {world_size} ranks at {master_address}:{port}: {error}"
         ) from error
     return init_device_mesh(device.type, (world_size,))
-
-
-@contextmanager
-def waiting_for_ranks(rank: int, what: str) -> Iterator[None]:
-    """Raise `TimeoutError` when a collective inside the block waited longer than its deadline for another rank."""
-    try:
-        yield
-    except RuntimeError as error:  # gloo has no class for it
-        if "Timed out waiting" not in str(error):
-            raise
-        raise TimeoutError(f"learner rank {rank} waited in vain for another rank to {what}: {error}") from error
 
 
 def leave_ranks() -> None:

@@ -109,7 +109,6 @@ class Checker:
         handlers: dict[type, Callable[..., None]] = {
             PhaseBegun: self._begin,
             TakenUp: self._take_up,
-            TakenUp: self._take_up,
             Leased: self._lease,
             Progressed: self._progress,
             Released: self._release,

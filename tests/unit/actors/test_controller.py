@@ -436,3 +436,17 @@ def test_a_checkpoint_that_does_not_come_to_an_end_is_given_up_with_a_sentence(t
     learner.saved = never
     with pytest.raises(DeadlineExceeded, match=r"waits for checkpoint theta-0: not durable in 0\.05 s"):
         asyncio.run(controller.run())
+
+
+def test_a_checkpoint_that_is_written_for_ever_while_training_goes_on_is_given_up_too(tmp_path):
+    controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=50, checkpoint_every_s=0)
+    learner.disk_takes, step = 1000, learner.step
+
+    async def takes_time(batch, objective):
+        await asyncio.sleep(0.02)
+        return await step(batch, objective)
+
+    learner.step = takes_time
+    with pytest.raises(DeadlineExceeded, match=r"checkpoint checkpoints/steps/rl-0-1: not durable in 0.05 s"):
+        asyncio.run(controller.run())
+    assert len(learner.weights) < len("base") + 10

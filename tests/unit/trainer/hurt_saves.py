@@ -38,8 +38,9 @@ def make(model_dir: Path) -> LearnerRank:
 def change(learner: LearnerRank) -> None:
     for shard in learner.policy.shards().values():
         shard.data += 1
-    for moments in learner.optimizer.moments().values():
-        moments["exp_avg"] += 1
+    for _, key, moment in learner.optimizer.moments():
+        if key == "exp_avg":
+            moment += 1
 
 
 # -- SIGKILL ------------------------------------------------------------------------------------------------------

@@ -49,8 +49,10 @@ def one_step(
     trainer = Trainer(policy, 0.8, max_tokens, 1.0, 100.0, reference)
     metrics = trainer.train(split_by_groups(batch, minibatches), objective, optimizer)
     gradients = {}
-    for name, moments in optimizer.moments().items():
-        policy.shards()[name].copy_(moments["exp_avg"])
+    for name, key, moment in optimizer.moments():
+        if key != "exp_avg":
+            continue
+        policy.shards()[name].copy_(moment)
         gradients[name] = policy.trained[name].full_tensor().detach().numpy().copy()
     return {"metrics": metrics, "gradients": gradients}
 

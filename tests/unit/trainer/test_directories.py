@@ -1,8 +1,9 @@
+import errno
 from pathlib import Path
 
 import pytest
 
-from trainer.directories import atomic_directory
+from trainer.directories import NotWritten, atomic_directory
 
 
 def write_half(path: Path) -> None:
@@ -34,3 +35,15 @@ def test_what_killed_writers_left_is_gone_after_the_next_one(tmp_path: Path) -> 
     with atomic_directory(tmp_path / "out") as draft:
         assert not list(draft.iterdir())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_disk_that_refuses_is_told_with_what_is_free_and_leaves_what_was_there(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "out") as draft:
+        (draft / "file").write_text("old")
+    with (
+        pytest.raises(NotWritten, match=r"out could not be written \(.*No space left.*\): [\d,]+ bytes are free there"),
+        atomic_directory(tmp_path / "out") as draft,
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "file").read_text() == "old"

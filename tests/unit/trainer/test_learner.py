@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -90,13 +91,22 @@ def two_ranks(
 
 def gradients_after(learner: LearnerRank) -> dict[str, torch.Tensor]:
     """The first moments after one update: the clipped gradient times (1 - beta1)."""
-    return {name: moments["exp_avg"].clone() for name, moments in learner.optimizer.moments().items()}
+    return {name: moment.clone() for name, key, moment in learner.optimizer.moments() if key == "exp_avg"}
 
 
 def assert_same_update(got: LearnerRank, wanted: LearnerRank) -> None:
     expected = gradients_after(wanted)
     for name, moment in gradients_after(got).items():
         torch.testing.assert_close(moment, expected[name], atol=1e-7, rtol=1e-4)
+
+
+def test_a_checkpoint_that_one_rank_cannot_write_fails_on_all_and_leaves_nothing(
+    two_ranks: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, reports = two_ranks
+    for report in reports:
+        assert re.match(r"checkpoint \S+/refused could not be written \(.*\): it takes [\d,]+ bytes", report["refused"])
+    assert not [path.name for path in folder.iterdir() if "refused" in path.name]
 
 
 def test_one_and_two_ranks_agree_on_hash_probe_metrics_and_gradient(
@@ -413,7 +423,7 @@ def test_a_phase_starts_from_named_weights_with_a_fresh_optimizer(
     assert learner.weights_hash() != start
     assert learner.begin_phase(str(tmp_path / "theta-0"), OPTIM, 10) == start
     assert (learner.optimizer.steps_done, learner.optimizer.updates) == (0, 0)
-    assert all((m["exp_avg"] == 0).all() for m in learner.optimizer.moments().values())
+    assert all((moment == 0).all() for _, _, moment in learner.optimizer.moments())
 
 
 def test_a_missing_checkpoint_and_a_batch_without_loss_are_refused(

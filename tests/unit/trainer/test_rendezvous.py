@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from trainer.rendezvous import free_port, join_ranks, leave_ranks, waiting_for_ranks
+from trainer.rendezvous import free_port, join_ranks, leave_ranks
 
 SILENT = """
 import ctypes, signal, sys, time, torch
@@ -22,17 +22,9 @@ def test_a_rank_that_joins_and_then_says_nothing_is_a_time_out_of_the_others() -
     other = subprocess.Popen([sys.executable, "-c", SILENT, str(port)], stdout=subprocess.PIPE)
     try:
         join_ranks(0, 2, "127.0.0.1", port, 3, torch.device("cpu"))
-        with (
-            pytest.raises(TimeoutError, match=r"rank 0 waited in vain for another rank to add up: .*Timed out"),
-            waiting_for_ranks(0, "add up"),
-        ):
+        with pytest.raises(RuntimeError, match="Timed out waiting"):  # the words that LearnerGroup looks for
             dist.all_reduce(torch.ones(3))
     finally:
         other.kill()
         other.communicate()
         leave_ranks()
-
-
-def test_other_failures_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="out of memory"), waiting_for_ranks(0, "add up"):
-        raise RuntimeError("out of memory")

@@ -10,6 +10,7 @@ import ctypes
 import dataclasses
 import faulthandler
 import pickle
+import resource
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from rollout.weights import WeightSlot
 from trainer.checkpoints import hash_weights, state_of
+from trainer.directories import NotWritten
 from trainer.learner import LearnerRank
 from trainer.whole_shelf import WholeShelf
 
@@ -66,6 +68,7 @@ def be_one_of_two(rank: int, port: int, folder: Path, job: dict[str, Any]) -> No
     learner.step(job["batch"], "rl")  # while it is written
     report["hash_after_another_step"] = learner.weights_hash()
     assert learner.saved(60)
+    report["refused"] = refused_by_the_disk_of_rank_1(learner, rank, folder / "refused")
     learner.resume(str(folder / "checkpoint"), None, job["optim"], 10)
     report["state_on_two"], report["draw_again"] = state_hash(learner), torch.rand(3)
     layout = learner.layout()
@@ -80,6 +83,21 @@ def be_one_of_two(rank: int, port: int, folder: Path, job: dict[str, Any]) -> No
     wait_for(folder / f"rank-{1 - rank}.pickle", 60)  # a rank that leaves first may cut the other's last collective
     learner.close()
     learner.close()
+
+
+def refused_by_the_disk_of_rank_1(learner: LearnerRank, rank: int, directory: Path) -> str:
+    """The sentence of a save in which only one rank cannot write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))
+    learner.save(str(directory), optimizer=True)
+    try:
+        learner.saved(60)
+    except NotWritten as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return ""
 
 
 def be_one_of_three(rank: int, port: int, folder: Path, job: dict[str, Any]) -> None:
@@ -99,7 +117,7 @@ def be_one_of_three(rank: int, port: int, folder: Path, job: dict[str, Any]) -> 
 def state_hash(learner: LearnerRank) -> str:
     """Of weights and moments, whole ones: the same on any number of ranks."""
     state = state_of(learner.policy.trained, learner.optimizer)
-    return hash_weights({name: tensor for name, tensor in state.items() if isinstance(tensor, DTensor)})
+    return hash_weights({name: tensor for name, tensor in state if isinstance(tensor, DTensor)})
 
 
 def wait_for(path: Path, timeout_s: float) -> None:
