@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.trainable import untrainable
+from cluster.trainable import trial, untrainable
 from trainer.config import ScratchConfig
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -54,6 +54,8 @@ def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
             f"{path}: RLoop trains decoder models with weights named model.layers.*, this one has {min(shapes)}; take "
             "a causal language model of the Llama, Qwen, Mistral or a similar family"
         )
+    if config is not None and not problems:
+        problems += trial(path, config)
     if problems or config is None:
         return None, problems
     text = config.get("text_config", config)

@@ -5,11 +5,16 @@ would leak from one to the next; an encoder has no place in it; code that comes 
 """
 
 import importlib.util
+import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.packable import hindrances
+from trainer.packable import REFUSED, hindrances
+
+logger = logging.getLogger(__name__)
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers names them
 _LAYER_KINDS = ("layer_types", "layers_block_type", "block_types")
@@ -26,6 +31,8 @@ _STATE = (
     "linear_num",
 )
 """What settings of state-space, convolution and linear-attention layers begin with."""
+_TESTED = ("qwen3", "llama", "granite", "qwen3_moe", "mixtral")
+_TRIAL_S = 120.0
 _RECURRENT = ("rwkv", "xlstm")  # whose settings do not tell
 
 
@@ -51,6 +58,20 @@ def untrainable(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path}: quantized weights cannot be trained; take the unquantized model"
     for sentence in hindrances(name, kind, config):
         yield f"{path}: {sentence}"
+
+
+def trial(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """The same of an architecture that RLoop has no tests of, from a process that builds it without its weights."""
+    if config.get("model_type", "") in _TESTED:
+        return
+    logger.info("%s: an architecture that RLoop has no tests of is built once, without weights", path)
+    command = [sys.executable, "-m", "trainer.trial_build", str(path)]
+    try:
+        built = subprocess.run(command, capture_output=True, text=True, timeout=_TRIAL_S)
+    except subprocess.TimeoutExpired:
+        return  # a machine this slow is no reason; the learner says the same later
+    if built.returncode == REFUSED:
+        yield f"{path}: {built.stdout.strip().splitlines()[-1]}"
 
 
 def _state(kind: str, config: Mapping[str, Any]) -> str:

@@ -6,6 +6,9 @@ Reads settings alone: the preflight asks with what config.json says, the loader 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+REFUSED = 3
+"""Exit code of `trainer.trial_build` for a model that cannot be trained; others but 0 say nothing about the model."""
+
 _LOGIT_SETTINGS = {
     "final_logit_softcapping": None,
     "logit_scale": 1,

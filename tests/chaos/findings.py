@@ -11,7 +11,7 @@ import numpy as np
 
 from cluster.rundir import saved_config
 from rollout.audit import audit
-from rollout.events import replay
+from rollout.events import TakenUp, replay
 from rollout.ledger import Ledger
 from rollout.storage import LocalDisk
 
@@ -30,6 +30,8 @@ class Finding:
     """Groups that more than one step trained."""
     late: int = 0
     """Deliveries and reports that were refused because their lease had ended."""
+    went_on: int = 0
+    """How often only the learning side was lost, and its phase went on meanwhile."""
     trained: Counter[int] = field(default_factory=Counter)
     """Tokens of an answer → trained answers."""
 
@@ -53,6 +55,7 @@ def examine(run_dir: Path) -> Finding:
         lost=astray + _left_out(journal, config.data.countdown.train_problems),
         doubled=sum(len(versions) > 1 for versions in found.lineage.trained().values()),
         late=found.run.refused["late"],
+        went_on=sum(isinstance(event, TakenUp) for event in replay(journal)),
         trained=found.run.lengths.get("trained", Counter()),
     )
 

@@ -1,5 +1,6 @@
 """Two whole runs of one recipe: one is left alone, in the other somebody dies or hangs again and again."""
 
+import json
 import random
 import signal
 
@@ -12,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # on a busy machine; 
 SEED = 3
 FALSE_ALARM = 1e-3
 PHASES = ["schedule.iterations=2", "schedule.rl_steps=25"]
-CORE = ("buffer", "controller", "learner rank", "broadcaster")
+OTHERS = ("buffer", "controller", "broadcaster")
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +25,8 @@ def untouched(tmp_path_factory) -> Outcome:
 def besieged(tmp_path_factory) -> Outcome:
     draw = random.Random(SEED)
     shots = [
-        *(Shot(victim, signal.SIGKILL) for victim in ("worker", "engine", "scorer", draw.choice(CORE))),
-        *(Shot(victim, signal.SIGSTOP) for victim in ("worker", draw.choice(CORE))),
+        *(Shot(victim, signal.SIGKILL) for victim in ("engine", "scorer", "learner rank", draw.choice(OTHERS))),
+        *(Shot(victim, signal.SIGSTOP) for victim in ("worker", "learner rank")),
     ]
     return besiege(tmp_path_factory.mktemp("runs") / "besieged", SEED, draw.sample(shots, len(shots)), PHASES, print)
 
@@ -38,6 +39,19 @@ def test_the_run_survives_every_hit_and_leaves_no_process_behind(besieged):
     assert besieged.trouble == ""
     assert len(besieged.hits) >= 5  # it may have been over before the last
     assert all(hit.survived for hit in besieged.hits)
+
+
+def test_a_rank_was_lost_and_the_phase_went_on_with_the_buffer_and_engines_that_it_had(besieged):
+    assert {hit.shot.signal for hit in besieged.hits if hit.shot.victim == "learner rank"}
+    assert besieged.finding.went_on >= 1
+
+
+def test_whoever_was_lost_is_told_and_every_engine_had_the_weights_that_it_said(besieged):
+    incidents = [json.loads(line) for line in (besieged.run_dir / "incidents.jsonl").read_text().splitlines()]
+    actions = {incident["victim"].rstrip("-0123456789"): incident["action"] for incident in incidents}
+    assert actions["rollout-worker"] == "it is replaced"
+    metrics = [json.loads(line) for line in (besieged.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["probe_max_diff"] for row in metrics if row["phase"] == "sync") < 1e-3
 
 
 def test_the_balance_closes_with_nothing_lost_and_nothing_trained_twice(besieged):

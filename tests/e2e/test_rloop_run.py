@@ -1,6 +1,5 @@
 """A small whole run, and what its numbers must say. Then shorter ones, hurt half way."""
 
-import json
 import signal
 import subprocess
 import time
@@ -124,24 +123,3 @@ def test_a_run_that_is_interrupted_and_then_killed_is_finished_by_resume(runs):
     assert last_life == list(range(at_kill + 1, STEPS + 1))  # it went on where the manifest stood
     assert max(row["staleness_max"] for row in stopped.steps("rl")) <= 1
     assert "The balance closes" in rloop("audit", str(stopped.root))
-
-
-def test_a_killed_engine_is_replaced_and_the_run_goes_on(runs):
-    """SIGKILL of the engine process under a rollout worker, half way through RL: another worker takes over."""
-    hurt = FinishedRun(runs / "hurt")
-    arguments = [*QUICK, f"cluster.runs_dir={runs}", "--name", "hurt"]
-    process = subprocess.Popen(command("train", *arguments), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for_step(process, hurt, 2)
-    engines = [p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in p.name()]
-    assert len(engines) == 1
-    engines[0].kill()
-    assert process.wait(300) == 0
-    [incident] = map(json.loads, (hurt.root / "incidents.jsonl").read_text().splitlines())
-    assert (incident["victim"], incident["action"]) == ("rollout-worker-0", "it is replaced")
-    steps = hurt.steps("rl")
-    assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
-    syncs = hurt.steps("sync")
-    assert syncs[-1]["engines"] == 1
-    assert max(row["probe_max_diff"] for row in syncs) < 1e-3
-    assert max(row["staleness_max"] for row in steps) <= 1
-    assert "The balance closes" in rloop("audit", str(hurt.root))

@@ -27,7 +27,7 @@ def test_the_learner_takes_its_shards_a_copy_and_what_each_rank_gathers_and_each
     assert wanted.object_store == 256 * MIB
     half = need(config(rollout__engine__dtype="bfloat16"), MODEL, has_gpu=False)
     assert half.weight_slots == 4_000_000_000
-    assert need(config(), MODEL, has_gpu=True).learner == 0
+    assert need(config(), MODEL, has_gpu=True).learner == 12 * 1_000_000_000  # the copy that is being written
 
 
 def test_a_machine_that_is_large_enough_lacks_nothing() -> None:

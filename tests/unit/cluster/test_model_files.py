@@ -13,6 +13,7 @@ from trainer.config import ScratchConfig
 SHAPES = {"model.embed_tokens.weight": [6, 4], "model.layers.0.mlp.up_proj.weight": [8, 4]}
 CONFIG = {
     "architectures": ["TinyForCausalLM"],
+    "model_type": "llama",
     "vocab_size": 6,
     "hidden_size": 4,
     "num_hidden_layers": 3,

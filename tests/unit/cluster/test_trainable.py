@@ -1,11 +1,12 @@
 """What config.json alone says about a model: settings as published model cards have them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.trainable import untrainable
+from cluster.trainable import trial, untrainable
 
 PLAIN = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 4}
 
@@ -62,3 +63,16 @@ def test_each_other_kind_is_refused_with_its_reason(config: dict[str, Any], comp
     assert sentence.startswith("/models/m: ")
     assert complaint in sentence
     assert "; take " in sentence
+
+
+def test_an_architecture_without_tests_is_built_once_before_anything_starts(tmp_path):
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    config = {"architectures": ["PhiForCausalLM"], "model_type": "phi", "vocab_size": 64, **tiny}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert list(untrainable(tmp_path, config)) == []
+    [sentence] = trial(tmp_path, config)
+    assert sentence.endswith("the output head must be a plain matrix, PhiForCausalLM adds a bias; use another model")
+
+
+def test_an_architecture_with_tests_is_not_built(tmp_path):
+    assert list(trial(tmp_path / "nowhere", {"model_type": "qwen3"})) == []
