@@ -1,11 +1,11 @@
 """Log-probs of given tokens from hidden states and the output head, in chunks: [tokens, vocabulary] never exists whole.
 
 z = scale · h Wᵀ with scale = 1 / temperature, log p = z - logsumexp(z), H = -Σ p log p. The forward pass keeps the last
-chunk's log p, which for a small vocabulary is all; the backward pass computes the others again and adds up
+chunk's p, which for a small vocabulary is all; the backward pass computes the others again and adds up
 
     ∂ log p(y) / ∂z = onehot(y) - p        ∂H / ∂z = -p (log p + H)
 
-so that two [chunk, vocabulary] buffers are all the memory it needs besides the gradients.
+so that two [chunk, vocabulary] buffers (on CPUs one) are all the memory it needs besides the gradients.
 """
 
 from typing import Any, Literal
@@ -18,6 +18,7 @@ Entropy = Literal["none", "value", "gradient"]
 
 LOGITS_PER_CHUNK = 1 << 26
 """256 MiB of float32 logits at a time: rows enough that adding up the [V, d] gradient does not dominate."""
+_LOGITS_PER_BLOCK = 1 << 20
 
 
 def token_logprobs(
@@ -49,17 +50,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, rows: int, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropies = (torch.zeros(len(targets), device=hidden.device) for _ in range(2))
-        every = None
-        for i in range(0, len(targets), rows):
-            part = slice(i, i + rows)
-            every = None  # gone before the next one is made
-            every = _all_logprobs(hidden[part], weight, scale)
-            logprobs[part] = every.gather(-1, targets[part, None]).squeeze(-1)
-            if entropy != "none":
-                entropies[part] = -torch.linalg.vecdot(every.exp(), every)
+        p = None
+        for part in _slices(len(targets), rows):
+            p = None  # gone before the next one is made
+            p = _logits(hidden[part], weight, scale)
+            _normalise(p, targets[part], logprobs[part], None if entropy == "none" else entropies[part])
         ctx.save_for_backward(hidden, weight, targets, entropies)
         ctx.scale, ctx.rows, ctx.entropy_gradient = scale, rows, entropy == "gradient"
-        ctx.last = every
+        ctx.last = p
         if not ctx.entropy_gradient:
             ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
@@ -72,18 +70,17 @@ class _ChunkedLogprobs(torch.autograd.Function):
         d_weight = None
         if ctx.needs_input_grad[1]:  # the head may be frozen
             d_weight = torch.zeros_like(weight, dtype=torch.float32)  # many chunks add up: not in bfloat16
-        every, ctx.last = ctx.last, None  # it is overwritten: a second backward pass computes it again
-        for i in reversed(range(0, len(targets), ctx.rows)):
-            part = slice(i, i + ctx.rows)
-            if every is None:
-                every = _all_logprobs(hidden[part], weight, ctx.scale)
+        p, ctx.last = ctx.last, None  # it is overwritten: a second backward pass computes it again
+        for part in reversed(_slices(len(targets), ctx.rows)):
+            if p is None:
+                p = _logits(hidden[part], weight, ctx.scale)
+                _normalise(p, targets[part])
             if ctx.entropy_gradient:
-                inner = every.add(entropies[part, None]).mul_(-d_entropies[part]).sub_(d_logprobs[part])
-                d_logits = every.exp_().mul_(inner)  # p · (-g_H (log p + H) - g)
+                _times_slope_of_both(p, entropies[part, None], d_logprobs[part], d_entropies[part])
             else:
-                d_logits = every.exp_().mul_(-d_logprobs[part])
-            d_logits.scatter_add_(-1, targets[part, None], d_logprobs[part])
-            d_logits, every = d_logits.to(weight.dtype), None
+                p.mul_(-d_logprobs[part])
+            p.scatter_add_(-1, targets[part, None], d_logprobs[part])
+            d_logits, p = p.to(weight.dtype), None
             torch.mm(d_logits, weight, out=d_hidden[part])
             if d_weight is not None and d_logits.dtype == torch.float32:
                 d_weight.addmm_(d_logits.T, hidden[part])
@@ -93,7 +90,38 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None, None
 
 
-def _all_logprobs(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(i, i + size) for i in range(0, count, size)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:
     """[rows, V] float32."""
     logits = (hidden @ weight.T).float()
-    return (logits if scale == 1 else logits.mul_(scale)).log_softmax(-1)
+    return logits if scale == 1 else logits.mul_(scale)
+
+
+def _blocks(chunk: Tensor) -> list[slice]:
+    """Rows of a chunk that are worked on together: on CPUs few, so that what they need beside it stays in the cache."""
+    return _slices(len(chunk), len(chunk) if chunk.is_cuda else max(1, _LOGITS_PER_BLOCK // chunk.shape[1]))
+
+
+def _normalise(
+    logits: Tensor, targets: Tensor, logprobs: Tensor | None = None, entropies: Tensor | None = None
+) -> None:
+    """Turn a chunk's logits into probabilities, in place; fill its log-probs and entropies where they are asked for."""
+    for rows in _blocks(logits):
+        every = logits[rows].log_softmax(-1)
+        p = torch.exp(every, out=logits[rows])
+        if logprobs is not None:
+            logprobs[rows] = every.gather(-1, targets[rows, None]).squeeze(-1)
+        if entropies is not None:
+            entropies[rows] = -torch.linalg.vecdot(p, every)
+
+
+def _times_slope_of_both(p: Tensor, entropies: Tensor, d_logprobs: Tensor, d_entropies: Tensor) -> None:
+    """p ← -p (g_H (log p + H) + g), in place; 0 where p is."""
+    for rows in _blocks(p):
+        p_log_p = torch.special.xlogy(p[rows], p[rows])
+        p[rows].mul_(-(d_logprobs[rows] + d_entropies[rows] * entropies[rows])).addcmul_(
+            p_log_p, d_entropies[rows], value=-1
+        )

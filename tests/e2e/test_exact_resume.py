@@ -75,6 +75,7 @@ class Killings:
         self._next = command("resume", str(self.run.root), "actors.checkpoint_every_s=0.1")
 
 
+@pytest.mark.timeout(900)  # six starts of everything
 def test_a_run_that_is_killed_in_and_between_its_phases_ends_with_the_very_same_weights(
     uninterrupted: FinishedRun, runs: Path
 ):
