@@ -26,7 +26,7 @@ from rollout.weights import WeightLayout, WeightSlot
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_FAILURES = (PeerLost, EngineDead, DeadlineExceeded, WeightsDisagree, WeightsMissing)
+_FAILURES = (PeerLost, EngineDead, DeadlineExceeded, WeightsDisagree)  # of one engine; what is missing has a source
 
 
 def publish_timeout_s(call_timeout_s: float, transfer_timeout_s: float) -> float:
@@ -129,6 +129,9 @@ class WeightBroadcaster:
 
         Before the first version there is nothing to bring: a worker that already has one from elsewhere keeps it, if
         it was attested. While a version is being published this waits for its end.
+
+        Raises:
+            WeightsMissing: It could not fetch the version; it is not retired, for the fault may be at the source.
         """
         async with self._busy:
             self._workers[name] = worker
@@ -139,6 +142,9 @@ class WeightBroadcaster:
                     await self._attest(name, worker, self._current, resent)
                 else:
                     await within(self._call_timeout_s, worker.forsaken(), f"a fresh broadcaster waits for {name}")
+            except WeightsMissing:
+                await self.leave(name)
+                raise
             except _FAILURES as error:
                 await self._retire(name, str(error))
                 raise
@@ -153,22 +159,31 @@ class WeightBroadcaster:
             file.close()
 
     async def _from_each(self, ask: Callable[[str, Worker], Awaitable[T]]) -> list[T]:
-        """Ask all workers at once; whoever fails is forgotten and retired, and whoever watches over workers acts."""
+        """Ask all workers at once; whoever fails is forgotten and retired, and whoever watches over workers acts.
+
+        Raises `WeightsMissing` when nobody succeeded and somebody could not fetch: those engines are left as they are.
+        """
         names = list(self._workers)
         answers = await asyncio.gather(*(ask(name, self._workers[name]) for name in names), return_exceptions=True)
         given: list[T] = []
         failed: dict[str, str] = {}
+        missing: dict[str, WeightsMissing] = {}
         for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, _FAILURES):
-                logger.warning("%s is left out: %s", name, answer)
+            if isinstance(answer, WeightsMissing):
+                missing[name] = answer
+            elif isinstance(answer, _FAILURES):
                 failed[name] = str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 given.append(answer)
+        if given:  # the source gives, so it is the engine that cannot take
+            failed |= {name: str(error) for name, error in missing.items()}
+        for name, reason in failed.items():
+            logger.warning("%s is left out: %s", name, reason)
         await asyncio.gather(*(self._retire(name, reason) for name, reason in failed.items()))
-        if names and all(isinstance(answer, WeightsMissing) for answer in answers):
-            raise answers[0]  # type: ignore[misc]
+        if missing and not given:
+            raise next(iter(missing.values()))
         return given
 
     async def _retire(self, name: str, reason: str) -> None:
@@ -197,12 +212,16 @@ class WeightBroadcaster:
     async def _resend(
         self, name: str, worker: Worker, slot: WeightSlot, resent: set[str], error: WeightsDisagree | WeightsMissing
     ) -> None:
-        """Bring a version once more to a worker, which takes no leases until it is attested; twice, raise `error`."""
+        """Bring a version once more to a worker; twice, raise `error`.
+
+        An engine that was found wrong takes no leases until it is attested; one that got nothing is what it was.
+        """
         if name in resent:
             raise error
         resent.add(name)
         logger.warning("version %d is sent to %s once more: %s", slot.version, name, error)
-        await within(self._call_timeout_s, worker.quarantine(str(error)), f"quarantine waits for {name}")
+        if isinstance(error, WeightsDisagree):
+            await within(self._call_timeout_s, worker.quarantine(str(error)), f"quarantine waits for {name}")
         await self._load_once(name, worker, slot)
 
     async def _load_once(self, name: str, worker: Worker, slot: WeightSlot) -> None:

@@ -81,6 +81,7 @@ class RolloutBuffer:
         self._tokens = 0
         self._dropped: Counter[str] = Counter()
         self._changes = Changes()
+        self._one_at_a_time = asyncio.Lock()  # a controller that is gone may have begun a phase, or experts, just now
         self._books.on_broken = self._changes.notify
 
     # -- phases -----------------------------------------------------------------------------------------------
@@ -94,6 +95,10 @@ class RolloutBuffer:
         Raises:
             ValueError: When the journal lacks steps that the checkpoint has.
         """
+        async with self._one_at_a_time:
+            await self._begin_rl(iteration, steps, version, done_steps)
+
+    async def _begin_rl(self, iteration: int, steps: int, version: int, done_steps: int) -> None:
         batch_size, left = self._config.groups_per_step, steps - done_steps
         again = self._books.steps_after(iteration, version, done_steps)
         self._begin(PhaseBegun("rl", iteration, version, steps, done_steps))
@@ -138,39 +143,42 @@ class RolloutBuffer:
         Raises:
             ValueError: When the journal lacks steps that the checkpoint has.
         """
-        phase = self._phase
-        if not isinstance(phase, RLPhase) or phase.iteration != iteration:
-            return None
-        steps = self._books.steps_after(iteration, version, done_steps)
-        keys = [key for step in steps for key in step.keys]
-        groups = await self._books.groups(keys, self._prompts, self._curator)
-        self._books.record(TakenUp(iteration, version, done_steps))
-        phase.go_back(done_steps, version, _recorded(steps, groups))
+        async with self._one_at_a_time:
+            phase = self._phase
+            if not isinstance(phase, RLPhase) or phase.iteration != iteration:
+                return None
+            steps = self._books.steps_after(iteration, version, done_steps)
+            keys = [key for step in steps for key in step.keys]
+            groups = await self._books.groups(keys, self._prompts, self._curator)
+            self._books.record(TakenUp(iteration, version, done_steps))
+            phase.go_back(done_steps, version, _recorded(steps, groups))
         logger.info("RL phase %d goes on; %d steps after step %d are trained again", iteration, len(steps), done_steps)
         await self._books.sync()
         return len(steps)
 
     async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
         """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all."""
-        examples = await asyncio.to_thread(SupervisedDataset, Path(dataset))
-        steps = num_steps(len(examples), batch_size, epochs)
-        self._begin(PhaseBegun("sft", 0, self._version, steps, done_steps))
-        self._phase = SFTPhase(examples, batch_size, seed, steps, done_steps)
+        async with self._one_at_a_time:
+            examples = await asyncio.to_thread(SupervisedDataset, Path(dataset))
+            steps = num_steps(len(examples), batch_size, epochs)
+            self._begin(PhaseBegun("sft", 0, self._version, steps, done_steps))
+            self._phase = SFTPhase(examples, batch_size, seed, steps, done_steps)
         await self._books.sync()
         return steps
 
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         """Start an evaluation of the first `limit` held-out prompts; answers it already has are not drawn again."""
-        prompts = tuple(self._prompts.held_out)[:limit]
-        keys = [GroupKey("eval", number, prompt_id) for prompt_id in prompts]
-        self._begin(PhaseBegun("eval", number, self._version))
-        done = await self._books.groups(
-            [key for key in keys if self._ledger.state(key) == "evaluated"], self._prompts, curator=None
-        )
-        failed = [self._prompts[key] for key in keys if self._ledger.state(key) == "dropped"]
-        await self._books.restore(sorted(set(keys).intersection(self._ledger.unfinished())))
-        self._phase = EvalPhase(number, samples, temperature, prompts, done.values(), failed)
-        self._changes.notify()
+        async with self._one_at_a_time:
+            prompts = tuple(self._prompts.held_out)[:limit]
+            keys = [GroupKey("eval", number, prompt_id) for prompt_id in prompts]
+            self._begin(PhaseBegun("eval", number, self._version))
+            done = await self._books.groups(
+                [key for key in keys if self._ledger.state(key) == "evaluated"], self._prompts, curator=None
+            )
+            failed = [self._prompts[key] for key in keys if self._ledger.state(key) == "dropped"]
+            await self._books.restore(sorted(set(keys).intersection(self._ledger.unfinished())))
+            self._phase = EvalPhase(number, samples, temperature, prompts, done.values(), failed)
+            self._changes.notify()
 
     async def end_phase(self) -> None:
         """End the phase: leases are void, what waits for training or is unfinished goes (`phase_over`)."""
@@ -322,7 +330,9 @@ class RolloutBuffer:
         if version > phase.version or not self._ledger.was_trained(keys, version):
             if version != phase.version + 1:
                 raise ValueError(f"a step makes the next version, {phase.version + 1} here, got {version}")
-            if not phase.is_recorded(keys, version):
+            recorded = phase.is_recorded(keys, version)
+            phase.require_given(keys)
+            if not recorded:
                 self._books.record(Trained(tuple(keys), version))
             phase.trained(keys, version)
             self._changes.notify()
@@ -357,10 +367,11 @@ class RolloutBuffer:
 
     async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
         """Write the expert set of an iteration's RL phase to `out`."""
-        await self._books.sync()
-        return await asyncio.to_thread(
-            select_experts, self._storage, iteration, tau_hard, max_per_prompt, self._seed, Path(out)
-        )
+        async with self._one_at_a_time:
+            await self._books.sync()
+            return await asyncio.to_thread(
+                select_experts, self._storage, iteration, tau_hard, max_per_prompt, self._seed, Path(out)
+            )
 
     async def status(self) -> BufferStatus:
         """Where groups are right now."""

@@ -24,7 +24,7 @@ from actors.protocols import Buffer, Verifiers
 from actors.scoring import Scoring
 from actors.waiting import DeadlineExceeded, PeerLost, within
 from rollout.answer_log import AnswerLog
-from rollout.engine import Engine, EngineDead
+from rollout.engine import Engine, EngineDead, WeightsDisagree, WeightsMissing
 from rollout.event_log import JournalBroken
 from rollout.records import (
     FloatArray,
@@ -151,8 +151,13 @@ class RolloutWorker:
 
         None of these tokens leaves the worker before `attested` says that they are what they are labelled.
         """
+        before = self._attested, self._brought
         self._attested, self._brought = min(self._attested, slot.version - 1), slot.version
-        await self._engine.load_weights(slot)
+        try:
+            await self._engine.load_weights(slot)
+        except (WeightsMissing, WeightsDisagree):  # nothing was touched
+            self._attested, self._brought = before
+            raise
         return self._engine.version
 
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
@@ -179,6 +184,8 @@ class RolloutWorker:
         """Whoever brought versions so far is gone: the last one is under doubt, unless it was attested."""
         if self._brought > self._attested:
             await self.quarantine(f"version {self._brought} was brought and never attested")
+        else:
+            self._doubted.clear()  # wrong bytes that it did not take were all that was held against it
 
     async def retire(self, reason: str) -> None:
         """Deliver nothing any more: the engine cannot be trusted. From now on `health` raises the reason."""

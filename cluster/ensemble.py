@@ -93,6 +93,8 @@ class Ensemble:
             )
             self._serving |= dict(zip(afresh, pulses, strict=True))
             await self._bring_up()
+            for name in self.peers.keys() - set(afresh):  # who died meanwhile has been replaced, and is as good
+                self._serving[name] = await successor(name, self.peers[name], None, self._start_timeout_s)
             if self._begin:
                 self.run = asyncio.ensure_future(self._begin())
 
@@ -120,7 +122,9 @@ class Ensemble:
             return "gone"
         except DeadlineExceeded:
             return "silent"
-        return "serves" if self.serves(pulse) else "gone"
+        if not self.serves(pulse):
+            return "gone"
+        return "serves" if pulse.blocked_s < self._answer_s else "silent"
 
 
 async def successor(name: str, peer: "Peer", before: Pulse | None, seconds: float) -> Pulse:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 _CLOSE_S = 8.0  # everybody is gone so long after the end, or killed
 _ANSWER_S = 5.0  # the controller answers questions between two awaits
-_NO_CHECKPOINT = "no new checkpoint could be written; the last committed one stands"
+_NO_CHECKPOINT = "the last committed checkpoint stands, no new one could be written"
 
 Show = Callable[[RunStatus], None]
 
@@ -298,10 +298,11 @@ async def _watch(
             if stop.is_set() and give_up_at == float("inf"):
                 give_up_at = clock() + stop_timeout_s
                 await _ask("controller", controller, "stop", "asked to stop")
-            if clock() > give_up_at or (stop.is_set() and supervisor.restarting):
-                return RunStatus(
-                    state="interrupted", message=f"asked to stop; {_NO_CHECKPOINT} (actors.stop_timeout_s)"
-                )
+            if stop.is_set() and supervisor.restarting:
+                return RunStatus(state="interrupted", message=f"asked to stop; {_NO_CHECKPOINT}")
+            if clock() > give_up_at:
+                late = f"{_NO_CHECKPOINT} within actors.stop_timeout_s={stop_timeout_s:g}"
+                return RunStatus(state="interrupted", message=f"asked to stop; {late}")
             if not watching.done():
                 if not supervisor.restarting and (picture := await _ask("controller", controller, "status")):
                     supervisor.see(last := picture)

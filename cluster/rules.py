@@ -79,6 +79,11 @@ def _rounds(config: "RunConfig") -> Iterator[str]:
             f"{rollout.max_staleness:g} and {config.trainer.ranks}: with others the order of events decides"
         )
 
+    if rollout.deterministic and rollout.engine.kv_on_update != "keep":
+        yield (
+            "rollout.deterministic needs rollout.engine.kv_on_update=keep: what is computed again rounds differently"
+        )
+
 
 def _objective(rl: RLConfig, rollout: RolloutConfig) -> Iterator[str]:
     """Settings that would be accepted and do nothing."""

@@ -145,8 +145,11 @@ class Supervisor:
         counts = (buffer.finished, buffer.tokens, buffer.reported)
         progress = (status.phase, status.iteration, status.step, status.version, len(status.evals), *counts)
         # Engines go on while the learning side is lost: their tokens do not show that it is back.
-        learned = (status.iteration, status.step, len(status.evals), buffer.finished if status.phase == "eval" else 0)
-        if self._learned not in (None, learned):
+        learned = None
+        if status.phase:
+            evaluated = buffer.finished if status.phase == "eval" else 0
+            learned = (status.iteration, status.step, len(status.evals), evaluated)
+        if learned and self._learned not in (None, learned):
             for incident in self._to_learn_again:
                 self._incidents.mended(incident)
             self._to_learn_again.clear()

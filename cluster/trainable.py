@@ -71,7 +71,8 @@ def trial(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     except subprocess.TimeoutExpired:
         return  # a machine this slow is no reason; the learner says the same later
     if built.returncode == REFUSED:
-        yield f"{path}: {built.stdout.strip().splitlines()[-1]}"
+        *_, reason = ["no reason was given", *built.stdout.strip().splitlines()]
+        yield f"{path}: {reason}"
 
 
 def _state(kind: str, config: Mapping[str, Any]) -> str:

@@ -83,6 +83,7 @@ class RLPhase:
         """η, as it stands."""
         self.ready = [ReadyGroup.of(group) for group in ready]
         self.recorded = deque(recorded)
+        self._given: tuple[GroupKey, ...] | None = None
         self._order = order
         self._curator = curator
         self._config = config
@@ -110,6 +111,7 @@ class RLPhase:
     def go_back(self, step: int, version: int, recorded: Iterable[RecordedStep]) -> None:
         """The learner is at this step again, and trains the steps after it once more; what else runs goes on."""
         self.step, self.version, self.recorded = step, version, deque(recorded)
+        self._given = None
 
     def tighten(self, max_staleness: float) -> None:
         """A lower bound from now on: for what may be started, continued and trained."""
@@ -177,6 +179,7 @@ class RLPhase:
         """
         if self.recorded:
             info, batch = training_batch(self.recorded[0].groups, self.version)
+            self._given = info.groups
             return replace(info, recorded=len(self.recorded)), batch
         self._refuse_failures()
         if len(self.ready) < self.groups_per_step or (self._config.wait_for_late and self.late):
@@ -184,6 +187,7 @@ class RLPhase:
             return None
         self.ready.sort(key=self._age)
         info, batch = training_batch([ready.group for ready in self.ready[: self.groups_per_step]], self.version)
+        self._given = info.groups
         if self._rewards:
             mean = sum(self._rewards) / len(self._rewards)
             info = replace(info, metrics=info.metrics | {"reward_generated": mean})
@@ -216,6 +220,13 @@ class RLPhase:
         raise ValueError(
             f"the step that made version {step.version} is recorded and must be trained again, got version {version}"
         )
+
+    def require_given(self, keys: Sequence[GroupKey]) -> None:
+        """Raise `ValueError` for a step on other groups than `batch` gave last: it is a late word of a controller that
+        is no more, whose step the next one trains again.
+        """
+        if tuple(keys) != self._given:
+            raise ValueError(f"a step trains the batch that was given last, {self._given}, got {tuple(keys)}")
 
     def trained(self, keys: Sequence[GroupKey], version: int) -> None:
         """One step is done with these groups."""

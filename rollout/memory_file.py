@@ -32,20 +32,30 @@ class MemoryFile:
             self._fd = -1
 
 
+_inodes: dict[str, int] = {}
+
+
 def mapped(path: str, nbytes: int) -> NDArray[np.uint8]:
     """A file's bytes to read and write, mapped once per file: to map one anew costs more than to copy it.
 
-    Raises `ValueError` when the file is smaller.
+    One that was mapped before is still there when its owner has ended. Raises `ValueError` when the file is smaller.
     """
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if path not in _inodes:
+            raise
+        return _mapped(path, _inodes[path], nbytes)
     if found.st_size < nbytes:
         raise ValueError(f"the weight file {path} must hold {nbytes} bytes, got {found.st_size}; make it larger first")
+    _inodes[path] = found.st_ino
     return _mapped(path, found.st_ino, nbytes)
 
 
 def forget_mappings() -> None:
     """Let go of mapped files that nobody uses."""
     _mapped.cache_clear()
+    _inodes.clear()
 
 
 @functools.lru_cache(maxsize=4)  # versions alternate between two files, a third comes when one is late

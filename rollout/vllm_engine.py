@@ -227,6 +227,7 @@ class VllmEngine:
                     await asyncio.gather(self._llm.update_weights(WeightTransferUpdateRequest(info)), *sent)
                     await self._llm.finish_weight_update(label)
                     self._loads, self._version, self._label = self._loads + 1, slot.version, label
+                    self._landing.in_use = info.get("path", "")
                     await self._llm.resume_generation()
 
     async def _checked_file(self, slot: WeightSlot) -> dict[str, Any]:

@@ -14,6 +14,8 @@ class WeightLanding:
     def __init__(self, timeout_s: float = IO_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._files: dict[int, MemoryFile] = {}
+        self.in_use = ""
+        """Path of the file that the engine may compute with: nothing lands there."""
 
     async def land(self, slot: WeightSlot) -> WeightSlot:
         """The same version in a file of this host: rows of all ranks, fetched side by side.
@@ -24,11 +26,12 @@ class WeightLanding:
         if not slot.layout.sources:
             return slot
         nbytes = slot.layout.nbytes
-        file = self._files.get(slot.side)
+        side = next(side for side in (0, 1) if side not in self._files or self._files[side].path != self.in_use)
+        file = self._files.get(side)
         if file is None or file.nbytes != nbytes:
             if file:
                 file.close()
-            file = self._files[slot.side] = MemoryFile(f"rloop-landing-{slot.side}", nbytes)
+            file = self._files[side] = MemoryFile(f"rloop-landing-{side}", nbytes)
         memory = mapped(file.path, nbytes)
         fetches = [
             asyncio.to_thread(fetch, source, slot.version, memory, self._timeout_s) for source in slot.layout.sources

@@ -115,4 +115,4 @@ class WeightSlot:
     layout: WeightLayout
     version: int
     side: int = 0
-    """Which of the alternating files, here and wherever the version is copied to."""
+    """Which of the alternating files, or shelves of a rank."""

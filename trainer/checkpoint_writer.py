@@ -87,13 +87,17 @@ class CheckpointWriter:
         """
         if dist.get_rank() == 0:
             clear_draft(directory)
-            directory.parent.mkdir(parents=True, exist_ok=True)
         dist.barrier(self._group)
-        disk, nbytes = shutil.disk_usage(directory.parent), _whole_bytes(state)
-        too_little = torch.tensor(disk.free - nbytes < min(_LEAVE_BYTES, disk.total // 20), dtype=torch.int32)
-        dist.all_reduce(too_little, dist.ReduceOp.MAX, self._group)  # others write there: ranks may see it differently
-        if too_little:
-            raise _not_written(directory, "it would leave no room for anything else", nbytes)
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            disk, nbytes = shutil.disk_usage(directory.parent), _whole_bytes(state)
+            enough, cause = disk.free - nbytes >= min(_LEAVE_BYTES, disk.total // 20), "it would leave no room"
+        except OSError as error:
+            enough, cause = False, str(error)
+        refused = torch.tensor(not enough, dtype=torch.int32)
+        dist.all_reduce(refused, dist.ReduceOp.MAX, self._group)  # what one rank sees, another may not
+        if refused:
+            raise _not_written(directory, cause, _whole_bytes(state))
 
 
 def _whole_bytes(state: Mapping[str, Tensor]) -> int:
@@ -102,7 +106,7 @@ def _whole_bytes(state: Mapping[str, Tensor]) -> int:
 
 
 def _not_written(directory: Path, cause: str, nbytes: int) -> NotWritten:
-    free = shutil.disk_usage(directory.parent).free
+    free = shutil.disk_usage(next(folder for folder in directory.parents if folder.exists())).free
     return NotWritten(
         f"checkpoint {directory} could not be written ({cause}): it takes {nbytes:,} bytes and {free:,} are free "
         "there; make room, or lower trainer.keep_checkpoints"

@@ -1,11 +1,14 @@
 """Files and directories that are whole or absent: written beside their place, made durable, then renamed."""
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NotWritten(OSError):
@@ -26,6 +29,8 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         yield draft
         put_in_place(final)
     except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
         free = shutil.disk_usage(final.parent).free
         raise NotWritten(
             f"{final} could not be written ({error}): {free:,} bytes are free there; make room and resume"

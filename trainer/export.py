@@ -3,6 +3,7 @@
 Called on all ranks together. Full tensors exist one at a time; rank 0 holds one file's worth.
 """
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -67,7 +68,8 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:  # a full disk has no class of its own there
-        raise OSError(str(error)) from error
+        full = "No space left" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
 
 
 def _pieces(whole: Tensor, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -21,7 +21,7 @@ def main(model_dir: Path) -> int:
         policy = empty_policy(model_dir, "sdpa", "float32", torch.device("cpu"))
         parts_of(policy.lm, StoredTensors(model_dir))
     except (ValueError, KeyError) as error:
-        print(error)
+        print(" ".join(str(error).split()))
         return REFUSED
     return 0
 

@@ -229,9 +229,29 @@ def test_wrong_bytes_and_then_wrong_behaviour_count_together():
 
 def test_a_version_that_no_engine_can_fetch_is_the_fault_of_its_source():
     gone = WeightsMissing("the rows of version 1 at 10.0.0.1:5: connection refused")
+    workers = {"w0": RefusingWorker(gone, 9), "w1": RefusingWorker(gone, 9), "w2": LostWorker()}
     with pytest.raises(WeightsMissing, match=r"10\.0\.0\.1:5"):
-        publish({"w0": RefusingWorker(gone, 9), "w1": RefusingWorker(gone, 9)})
-    assert publish({"w0": RefusingWorker(gone, 9), "w1": FakeWorker()})["engines"] == 1.0
+        publish(workers)
+    assert [worker.retired for worker in workers.values()][:2] == ["", ""]  # they go on with what they have
+    assert [worker.quarantines for worker in workers.values()][:2] == [[], []]
+    lonely = RefusingWorker(gone, 9)
+    assert publish({"w0": lonely, "w1": FakeWorker()})["engines"] == 1.0  # the source gives, so it is the engine
+    assert "connection refused" in lonely.retired
+
+
+def test_a_newcomer_that_cannot_fetch_the_version_is_forgotten_and_not_retired():
+    async def run():
+        broadcaster = WeightBroadcaster(PROBE, 1e-3, call_timeout_s=1.0, transfer_timeout_s=1.0)
+        await broadcaster.publish(await broadcaster.claim(LAYOUT, 1), [np.full(3, -1.0, np.float32)])
+        worker = RefusingWorker(WeightsMissing("connection refused"), 2)
+        with pytest.raises(WeightsMissing):
+            await broadcaster.join("w1", worker)
+        assert worker.retired == ""
+        await broadcaster.join("w1", worker)  # by whoever brings the learning side up again
+        assert worker.trusted == [1]
+        await broadcaster.close()
+
+    asyncio.run(run())
 
 
 def test_a_claim_never_hands_out_what_engines_may_still_read_and_waits_for_nobody():

@@ -325,6 +325,7 @@ def test_a_tightened_bound_holds_for_what_waits_what_is_started_and_what_goes_on
         await buffer.begin_rl(0, steps=9, version=0)
         waiting, interrupted, trained = await buffer.lease("w", NEWEST, 9, 0)  # (η + v + 1)·B = 3
         await buffer.finish("w", trained.attempt, answer(trained))
+        await buffer.next_batch(0)
         await buffer.trained([trained.key], 1)
         await buffer.new_version(1)
         await buffer.finish("w", waiting.attempt, answer(waiting))
@@ -695,6 +696,41 @@ def test_answers_that_finish_meanwhile_belong_to_the_step_after_all_that_are_rec
             await buffer.finish("w", lease.attempt, answer(lease, version=2))
         report = await buffer.select_experts(0, 1.0, 9, str(tmp_path / "experts.parquet"))
         assert report.per_step == {0: 2, 1: 2, 2: 2}
+
+    run(test)
+
+
+def test_a_late_word_of_a_controller_that_is_gone_does_not_count_for_the_next(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        done = [await step(buffer, 0, max_groups=2), await step(buffer, 1, max_groups=2)]
+        assert await buffer.take_up(0, version=0, done_steps=0) == 2
+        with pytest.raises(ValueError, match="a step trains the batch that was given last"):
+            await buffer.trained(done[0], 1)
+        info, _ = await buffer.next_batch(1)
+        assert info.groups == done[0]
+        await buffer.trained(done[0], 1)
+        assert (await buffer.next_batch(1))[0].groups == done[1]
+
+    run(test)
+
+
+def test_what_a_controller_that_is_gone_had_begun_ends_before_the_next_one_begins(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        await step(buffer, 0, max_groups=2)
+        crash(buffer)
+        buffer = make(tmp_path, max_staleness=1)
+        old = asyncio.create_task(buffer.begin_rl(0, steps=9, version=0))  # it reads what was trained
+        await asyncio.sleep(0)
+        assert await buffer.take_up(0, version=0, done_steps=0) == 1
+        await old
+        assert (await buffer.next_batch(1))[0].recorded == 1
+        experts = (buffer.select_experts(0, 1.0, 9, str(tmp_path / "experts.parquet")) for _ in range(2))
+        one, other = await asyncio.gather(*experts)
+        assert one == other
 
     run(test)
 

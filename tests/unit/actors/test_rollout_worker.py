@@ -11,7 +11,7 @@ import pytest
 
 from actors.rollout_worker import RolloutWorker
 from actors.waiting import DeadlineExceeded, PeerAway, PeerLost
-from rollout.engine import EngineDead
+from rollout.engine import EngineDead, WeightsDisagree, WeightsMissing
 from rollout.event_log import JournalBroken
 from rollout.records import (
     FinishReason,
@@ -572,6 +572,33 @@ def test_when_whoever_brings_weights_is_gone_an_attested_version_is_used_on_and_
         [(report, reason)] = buffer.given_back
         assert reason == "quarantined"
         assert {int(version) for p in report.pieces for version in p.segment.versions} <= {0, 1}
+        await worker.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [WeightsMissing("connection refused"), WeightsDisagree("checksums differ")])
+def test_a_version_that_was_not_taken_leaves_the_one_before_as_good_as_it_was(error):
+    engine, buffer = FakeEngine(tokens=10**9, pause=0.001), FakeBuffer(1)
+
+    async def refuse(slot):
+        raise error
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 0.005, 0.3, 0.3)
+        await worker.start()
+        await worker.load_weights(SimpleNamespace(version=1))
+        await worker.attested(1)
+        engine.load_weights = refuse
+        with pytest.raises(type(error)):
+            await worker.load_weights(SimpleNamespace(version=2))
+        await worker.forsaken()
+        assert buffer.given_back == []
+        sampled = sum(engine.given.values())
+        while sum(engine.given.values()) < sampled + 30:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert {int(v) for r in buffer.reports for p in r.pieces for v in p.segment.versions} >= {1}
         await worker.close()
 
     asyncio.run(main())

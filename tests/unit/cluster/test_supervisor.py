@@ -252,17 +252,56 @@ def test_when_one_of_the_learning_side_is_silent_it_is_killed_with_the_others_an
     assert stage.rows[0]["noticed"] == "no answer for 31 s, its process is stopped (state T)"
 
 
+def test_a_buffer_whose_event_loop_is_stuck_begins_again_with_the_others(play):
+    async def scene(stage):
+        stage.peers["buffer"].blocked_s = 40.0
+        await stage.look()
+
+    assert play(scene).log == WHOLE_CORE_AGAIN
+
+
+def test_a_buffer_that_dies_while_the_others_begin_again_costs_no_second_start(play):
+    async def scene(stage):
+        bring_up = stage.core._bring_up
+
+        async def with_a_death() -> None:
+            await bring_up()
+            stage.peers["buffer"].reborn()  # Ray brought it back at once
+
+        stage.core._bring_up = with_a_death
+        stage.peers["learner-0"].reborn()
+        await stage.look()
+        await stage.look()
+        assert stage.runs == 2
+
+    assert "buffer restarted" not in play(scene).log
+
+
+def test_that_the_run_comes_up_again_in_its_phase_is_no_step_of_the_learner(play):
+    async def scene(stage):
+        stage.supervisor.see(RunStatus(phase="rl", iteration=1, step=40))
+        for _ in range(2):
+            stage.peers["learner-0"].reborn()
+            await stage.look()
+            stage.supervisor.see(RunStatus(waiting="learner"))
+            stage.supervisor.see(RunStatus(phase="rl", iteration=1, step=38))
+
+    assert play(scene).log.count("buffer restarted") == 1
+
+
 def test_the_buffer_begins_again_too_when_the_others_did_so_in_vain(play):
     async def scene(stage):
-        stage.supervisor.see(RunStatus(step=3))
+        stage.supervisor.see(RunStatus(phase="rl", step=3))
         stage.peers["learner-0"].reborn()
         await stage.look()
-        stage.supervisor.see(RunStatus(step=0))
-        stage.supervisor.see(RunStatus(step=0, buffer=BufferStatus(reported=99)))  # the engines go on, that is all
+        stage.supervisor.see(RunStatus(phase="rl", step=0))
+        stage.supervisor.see(
+            RunStatus(phase="rl", step=0, buffer=BufferStatus(reported=99))
+        )  # the engines go on, that is all
         stage.peers["learner-0"].reborn()
         await stage.look()
-        stage.supervisor.see(RunStatus(step=0))
-        stage.supervisor.see(RunStatus(step=1))
+        stage.supervisor.see(RunStatus(phase="rl", step=0))
+        stage.supervisor.see(RunStatus(phase="rl", step=1))
         stage.peers["learner-0"].reborn()
         await stage.look()
 
@@ -343,16 +382,16 @@ def test_a_spent_budget_ends_the_run_with_a_list_of_what_died_and_when(play):
 
 def test_an_incident_is_over_when_the_run_progresses_again(play):
     async def scene(stage):
-        stage.supervisor.see(RunStatus(step=3))
+        stage.supervisor.see(RunStatus(phase="rl", step=3))
         stage.peers["controller"].reborn()
         await stage.look()
-        stage.supervisor.see(RunStatus(step=0))  # where the run takes itself up: not progress yet
+        stage.supervisor.see(RunStatus(phase="rl", step=0))  # where the run takes itself up: not progress yet
         stage.now += 7
         assert stage.rows == []
-        stage.supervisor.see(RunStatus(step=0, buffer=BufferStatus(reported=12)))  # engines never stopped
+        stage.supervisor.see(RunStatus(phase="rl", step=0, buffer=BufferStatus(reported=12)))  # engines never stopped
         assert stage.rows == []
         stage.now += 1
-        stage.supervisor.see(RunStatus(step=1, buffer=BufferStatus(reported=12)))
+        stage.supervisor.see(RunStatus(phase="rl", step=1, buffer=BufferStatus(reported=12)))
 
     stage = play(scene)
     assert [(row["victim"], row["recovered_s"]) for row in stage.rows] == [("controller", 8.0)]
@@ -364,7 +403,7 @@ def test_an_incident_is_over_when_the_run_progresses_again(play):
 
 def test_a_stall_is_explained_and_the_learning_side_begins_again_when_everybody_answers(play):
     async def scene(stage):
-        stage.supervisor.see(RunStatus(step=3, waiting="buffer: batch 4 of 10 (119 s)"))
+        stage.supervisor.see(RunStatus(phase="rl", step=3, waiting="buffer: batch 4 of 10 (119 s)"))
         stage.peers["buffer"].doing = (Doing("next_batch", 119.0),)
         await stage.look(after_s=60)
         assert stage.log == []

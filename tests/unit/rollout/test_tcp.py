@@ -61,6 +61,20 @@ def test_rows_of_two_ranks_land_bit_by_bit_in_one_file(rank):
     landing.close()
 
 
+def test_nothing_lands_in_the_file_that_the_engine_computes_with(rank):
+    sources = tuple(rank(number)[0] for number in range(2))
+    layout = WeightLayout((TensorSpec("a", "float16", (3_501,), 0),), 10_000, 2, sources)
+    landing = WeightLanding()
+    first, again = (asyncio.run(landing.land(WeightSlot("", layout, 3))).path for _ in range(2))
+    assert first == again  # nobody took it
+    landing.in_use = first
+    second = asyncio.run(landing.land(WeightSlot("", layout, 3))).path  # whoever sends may count its sides anew
+    assert second != first
+    landing.in_use = second
+    assert asyncio.run(landing.land(WeightSlot("", layout, 3, side=1))).path == first
+    landing.close()
+
+
 def test_a_rank_that_is_killed_in_the_middle_is_missing_at_once(rank):
     source, process = rank(9)
     threading.Timer(0.2, process.kill).start()
