@@ -45,6 +45,7 @@ from rollout.seeds import sample_seed
 from rollout.storage import LocalDisk
 from trainer.config import OptimConfig, RLConfig, ScheduleConfig, ScratchConfig, SFTConfig, TrainerConfig
 from trainer.learner import LearnerRank
+from trainer.learner_env import LEARNER_ENV
 from trainer.phases import Phase
 
 GROUPS, SIBLINGS, TOKENS, CONTEXT = 8, 8, 200, 224
@@ -55,7 +56,7 @@ ENGINE = EngineConfig(kv_cache_mb=512, max_num_seqs=CONCURRENT * SIBLINGS)
 TRAINER = TrainerConfig(
     compute_dtype="float32", micro_batch_tokens=4096, rl=RLConfig(optim=OptimConfig(lr=1e-9))
 )  # the policy stays as it is, so that every variant has the same work
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
 PATIENCE_S = 300.0
 SEED = 0
 NEVER = 1e9
@@ -163,7 +164,7 @@ class Stage:
             env=ENGINE_ENV,
         )
         self.bare = host(BareEngine, "bare-engine", model, env=ENGINE_ENV)
-        self.rank = host(LearnerRank, "learner", 0, 1, model, TRAINER, env=ONE_THREAD)
+        self.rank = host(LearnerRank, "learner", 0, 1, model, TRAINER, env=LEARNER_ENV)
 
     async def up(self) -> None:
         """Wait until everybody is there."""

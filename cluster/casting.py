@@ -105,6 +105,7 @@ class Casting:
         """Learner ranks: a gang, placed together or not at all."""
         from rollout.engine_env import GPU_ENGINE_ENV
         from trainer.learner import LearnerRank
+        from trainer.learner_env import LEARNER_ENV
 
         config, size = self._config, self._config.trainer.ranks
         gpus_each = 1.0 if self.on_gpu else 0.0
@@ -126,9 +127,7 @@ class Casting:
                 config.rollout.engine.dtype,
                 transport,
                 open_group if with_vllm else None,
-                env=(GPU_ENGINE_ENV if with_vllm else {})
-                if self.on_gpu
-                else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+                env=(GPU_ENGINE_ENV if with_vllm else {}) if self.on_gpu else LEARNER_ENV,
                 num_gpus=gpus_each,
                 gang=(group, rank),
                 deadline_s=config.actors.learner_timeout_s,

@@ -1,7 +1,7 @@
 """Attention over packed sequences: T tokens end to end, each attending within its own sequence only.
 
 On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does, which calls PyTorch's
-kernel for one sequence after the other: nothing is padded, and nothing copied but the outputs.
+kernel once for neighbours of one length: nothing is padded, and nothing copied but the outputs.
 """
 
 import importlib
@@ -32,16 +32,21 @@ class PackedSequences:
     """[b + 1] int32 where each begins, and T."""
     lengths: IntArray
     """[b] on the CPU; no tuple, since FSDP walks through those at every block."""
+    runs: IntArray
+    """[r, 2] on the CPU: how many neighbours have one length, and that length."""
 
     @classmethod
     def of(cls, token_ids: IntArray, lengths: Sequence[int]) -> "PackedSequences":
         """Pack [T] tokens of sequences of the given lengths."""
         borders = np.concatenate([[0], np.cumsum(lengths)])
+        each = np.asarray(lengths, np.int32)
+        first = np.flatnonzero(np.diff(each, prepend=-1))  # of each run
         return cls(
             torch.from_numpy(token_ids.astype(np.int64)),
             torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
             torch.from_numpy(borders.astype(np.int32)),
-            np.asarray(lengths, np.int32),
+            each,
+            np.stack([np.diff(first, append=len(each)), each[first]], axis=1).astype(np.int32),
         )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PackedSequences":
@@ -49,7 +54,7 @@ class PackedSequences:
         token_ids, positions, borders = (
             t.to(device, non_blocking=non_blocking) for t in (self.token_ids, self.positions, self.borders)
         )
-        return PackedSequences(token_ids, positions, borders, self.lengths)
+        return PackedSequences(token_ids, positions, borders, self.lengths, self.runs)
 
     def model_arguments(self, attention: str) -> dict[str, Any]:
         """What a transformers decoder is called with, [1, T] tokens, for the attention it was built with."""
@@ -90,17 +95,19 @@ def packed_sdpa(
             "train it with model.attention=flash_attention_2 on a GPU"
         )
     grouped = query.shape[1] != key.shape[1]
-    lengths = packed.lengths.tolist()
+    runs = packed.runs.tolist()
+    sizes = [count * length for count, length in runs]
     outputs = []
-    for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
+    for (count, length), *run in zip(runs, *(x.split(sizes, dim=2) for x in (query, key, value)), strict=True):
+        q, k, v = (x[0].unflatten(1, (count, length)).transpose(0, 1) for x in run)  # [count, heads, length, d]
         mask = None
-        if sliding_window is not None and q.shape[2] > sliding_window:
-            mask = _window(q.shape[2], sliding_window, q.device)
+        if sliding_window is not None and length > sliding_window:
+            mask = _window(length, sliding_window, q.device)
         out = F.scaled_dot_product_attention(
             q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
-        outputs.append(out.transpose(1, 2))
-    return torch.cat(outputs, dim=1), None
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None], None
 
 
 def _window(length: int, window: int, device: torch.device) -> Tensor:

@@ -97,13 +97,14 @@ def select(batch: TrainingBatch, keep: BoolArray) -> TrainingBatch:
 
 
 def _pack(batch: TrainingBatch, members: Sequence[int]) -> MicroBatch:
-    """The given sequences of a batch, with the loss tokens as targets."""
+    """The given sequences of a batch, shortest first, with the loss tokens as targets."""
+    members = sorted(members, key=batch.lengths.__getitem__)  # attention takes neighbours of one length together
     spans = [np.arange(batch.starts[s], batch.starts[s] + batch.lengths[s]) for s in members]
     index = np.concatenate(spans)
     targets = np.flatnonzero(batch.loss_mask[index])
     if not len(targets):
         return _nothing()
-    return _micro_batch(batch.token_ids[index], batch.lengths[list(members)].tolist(), targets, index[targets])
+    return _micro_batch(batch.token_ids[index], batch.lengths[members].tolist(), targets, index[targets])
 
 
 def _micro_batch(

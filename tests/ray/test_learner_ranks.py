@@ -12,6 +12,7 @@ from actors.waiting import PeerLost
 from cluster.launch import connect
 from trainer.config import OptimConfig, ScratchConfig, TrainerConfig
 from trainer.learner import LearnerRank
+from trainer.learner_env import LEARNER_ENV
 from trainer.scratch import make_model
 
 pytestmark = pytest.mark.ray
@@ -37,7 +38,7 @@ def ranks(ray_app, model_dir, tmp_path):
             *(rank, 2, model_dir, config),
             log_file=str(tmp_path / f"learner-{rank}.log"),
             deadline_s=60,
-            env={"OMP_NUM_THREADS": "1"},
+            env=LEARNER_ENV,
             comes_back=False,
         )
         for rank in range(2)
