@@ -1,4 +1,4 @@
-"""The environment that a learner rank's process starts with, where it computes on CPUs. Importing this loads nothing."""
+"""The environment that a learner rank's process on CPUs starts with. Importing this loads nothing."""
 
 from rollout.engine_env import KEEP_FREED_MEMORY
 

@@ -296,11 +296,12 @@ def test_the_last_checkpoints_of_a_phase_stay_and_the_older_go_once_the_newer_is
     assert not list((tmp_path / "checkpoints" / "steps").iterdir())  # a finished phase needs none
 
 
-def test_a_death_while_a_checkpoint_is_written_costs_the_steps_since_the_one_before(tmp_path):
-    async def dies() -> None:
-        controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=6, checkpoint_every_s=0)
-        learner.disk_takes = 2
-        step = learner.step
+def dies_in_the_fifth_step(run_dir: Path, disk_takes: int, checkpoint_every_s: float = 0) -> None:
+    """A run of six steps whose learner is lost; a checkpoint is durable so many steps after it was begun."""
+
+    async def run() -> None:
+        controller, learner, _, _ = make(run_dir, iterations=1, rl_steps=6, checkpoint_every_s=checkpoint_every_s)
+        learner.disk_takes, step = disk_takes, learner.step
 
         async def dies_in_the_fifth(batch, objective):
             if learner.weights == "base++++":
@@ -311,7 +312,11 @@ def test_a_death_while_a_checkpoint_is_written_costs_the_steps_since_the_one_bef
         with pytest.raises(PeerLost):
             await controller.run()
 
-    asyncio.run(dies())
+    asyncio.run(run())
+
+
+def test_a_death_while_a_checkpoint_is_written_costs_the_steps_since_the_one_before(tmp_path):
+    dies_in_the_fifth_step(tmp_path, disk_takes=2)
     (tmp_path / "checkpoints" / "steps" / ".rl-0-3.draft").mkdir()
     controller, learner, _, buffer = make(tmp_path, iterations=1, rl_steps=6)
     asyncio.run(controller.run())
@@ -328,21 +333,7 @@ def test_when_only_the_learner_was_lost_engines_keep_their_weights_until_it_is_w
 ):
     """A learner dies in the fifth step, with a checkpoint of the second or with none; the buffer never stopped."""
 
-    async def dies() -> None:
-        controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=6, checkpoint_every_s=checkpoint_every_s)
-        learner.disk_takes = 3
-        step = learner.step
-
-        async def dies_in_the_fifth(batch, objective):
-            if learner.weights == "base++++":
-                raise PeerLost("learner-0 died during step")
-            return await step(batch, objective)
-
-        learner.step = dies_in_the_fifth
-        with pytest.raises(PeerLost):
-            await controller.run()
-
-    asyncio.run(dies())
+    dies_in_the_fifth_step(tmp_path, disk_takes=3, checkpoint_every_s=checkpoint_every_s)
     controller, learner, broadcaster, buffer = make(tmp_path, iterations=1, rl_steps=6)
     done = 0 if checkpoint_every_s else 1
     buffer.goes_on = 4 - done
