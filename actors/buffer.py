@@ -14,14 +14,13 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from actors.changes import Changes
 from actors.records import BufferStatus
-from rollout.admission import Admission
 from rollout.bookkeeper import Bookkeeper
-from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase, SFTPhase
+from rollout.buffer_state import EvalPhase, RLPhase, SFTPhase
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator, drop_zero_variance, keep_all
 from rollout.datasets import SupervisedDataset, num_steps
@@ -29,6 +28,7 @@ from rollout.events import Dropped, Finished, PhaseBegun, TakenUp, Tightened, Tr
 from rollout.experts import ExpertReport, select_experts
 from rollout.lease_desk import LeaseDesk
 from rollout.ledger import PromptOrder
+from rollout.phase_starts import PhaseStarts
 from rollout.prompt_set import PromptSet
 from rollout.records import (
     BatchInfo,
@@ -68,12 +68,13 @@ class RolloutBuffer:
         self._prompts = PromptSet(train_prompts, eval_prompts)
         self._config = config
         self._seed = seed
-        self._curator = curator or (drop_zero_variance if config.drop_zero_variance else keep_all)
         self._storage = storage
         self._books = Bookkeeper(storage, self._prompts.fingerprint())
         self._ledger = self._books.ledger
         self._unfinished = self._books.unfinished
-        self._order = PromptOrder(list(self._prompts.train), seed, self._ledger)
+        order = PromptOrder(list(self._prompts.train), seed, self._ledger)
+        curator = curator or (drop_zero_variance if config.drop_zero_variance else keep_all)
+        self._starts = PhaseStarts(self._books, self._prompts, curator, config, order, self._drop)
         self._desk = LeaseDesk(self._books, self._prompts, config, seed, lease_timeout_s, clock, self._drop)
         self._version = 0
         self._phase: RLPhase | SFTPhase | EvalPhase | None = None
@@ -96,43 +97,13 @@ class RolloutBuffer:
             ValueError: When the journal lacks steps that the checkpoint has.
         """
         async with self._one_at_a_time:
-            await self._begin_rl(iteration, steps, version, done_steps)
-
-    async def _begin_rl(self, iteration: int, steps: int, version: int, done_steps: int) -> None:
-        batch_size, left = self._config.groups_per_step, steps - done_steps
-        again = self._books.steps_after(iteration, version, done_steps)
-        self._begin(PhaseBegun("rl", iteration, version, steps, done_steps))
-        self._version = version
-        kept = []
-        for key in self._ledger.buffered():
-            if self._ledger.entries[key].iteration == iteration:
-                kept.append(key)
-            else:
-                self._drop(key, "phase_over")
-        trained = [key for step in again for key in step.keys]
-        groups = await self._books.groups([*kept, *trained], self._prompts, self._curator)
-        await self._books.restore([key for key in self._ledger.unfinished() if key.purpose == "train"])
-        for key in self._ledger.unfinished():
-            if key.purpose == "train" and self._ledger.entries[key].iteration != iteration:
-                self._books.discard(key, self._unfinished.samples(key), "phase_over")
-        self._order.rewind()
-        accepted = len(again) * batch_size + len(kept)
-        config = self._config
-        self._phase = RLPhase(
-            iteration,
-            done_steps,
-            version,
-            Admission(config.max_staleness, batch_size, version, left, accepted, config.oversample),
-            self._order,
-            self._curator,
-            config,
-            [groups[key] for key in kept],
-            _recorded(again, groups),
-        )
-        self._phase.tighten(self._ledger.bounds.get(iteration, config.max_staleness))
-        if again:
-            logger.info("%d recorded steps after step %d are trained again", len(again), done_steps)
-        self._changes.notify()
+            again = self._books.steps_after(iteration, version, done_steps)
+            self._begin(PhaseBegun("rl", iteration, version, steps, done_steps))
+            self._version = version
+            self._phase = await self._starts.rl(iteration, version, done_steps, steps - done_steps, again)
+            if again:
+                logger.info("%d recorded steps after step %d are trained again", len(again), done_steps)
+            self._changes.notify()
 
     async def take_up(self, iteration: int, version: int, done_steps: int) -> int | None:
         """The learner was lost, and is at `version` again after `done_steps` of this RL phase, which goes on meanwhile.
@@ -148,10 +119,9 @@ class RolloutBuffer:
             if not isinstance(phase, RLPhase) or phase.iteration != iteration:
                 return None
             steps = self._books.steps_after(iteration, version, done_steps)
-            keys = [key for step in steps for key in step.keys]
-            groups = await self._books.groups(keys, self._prompts, self._curator)
+            recorded = await self._starts.recorded(steps)
             self._books.record(TakenUp(iteration, version, done_steps))
-            phase.go_back(done_steps, version, _recorded(steps, groups))
+            phase.go_back(done_steps, version, recorded)
         logger.info("RL phase %d goes on; %d steps after step %d are trained again", iteration, len(steps), done_steps)
         await self._books.sync()
         return len(steps)
@@ -169,15 +139,8 @@ class RolloutBuffer:
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         """Start an evaluation of the first `limit` held-out prompts; answers it already has are not drawn again."""
         async with self._one_at_a_time:
-            prompts = tuple(self._prompts.held_out)[:limit]
-            keys = [GroupKey("eval", number, prompt_id) for prompt_id in prompts]
             self._begin(PhaseBegun("eval", number, self._version))
-            done = await self._books.groups(
-                [key for key in keys if self._ledger.state(key) == "evaluated"], self._prompts, curator=None
-            )
-            failed = [self._prompts[key] for key in keys if self._ledger.state(key) == "dropped"]
-            await self._books.restore(sorted(set(keys).intersection(self._ledger.unfinished())))
-            self._phase = EvalPhase(number, samples, temperature, prompts, done.values(), failed)
+            self._phase = await self._starts.evaluation(number, samples, temperature, limit)
             self._changes.notify()
 
     async def end_phase(self) -> None:
@@ -411,7 +374,3 @@ class RolloutBuffer:
         if not isinstance(phase, RLPhase) or not phase.admission.surplus:
             return []
         return [key for key in self._desk.out.of(worker) if key not in phase.late]
-
-
-def _recorded(steps: Sequence[Trained], groups: Mapping[GroupKey, RolloutGroup]) -> list[RecordedStep]:
-    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys)) for step in steps]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from actors.endings import EvaluationFailed, Interrupted, NotTheStartingPolicy, Unstable
+from actors.evaluator import Evaluator
 from actors.manifest import Manifest
 from actors.plan import Plan
 from actors.progress import Progress, still_to_come
@@ -28,7 +29,6 @@ from actors.records import EvalRow, RunStatus
 from actors.step_checkpoints import StepCheckpoints
 from actors.waiting import unless, unless_failed, while_progressing
 from actors.weight_sync import WeightSync
-from rollout.evaluation import summarize
 from rollout.records import GroupKey
 from rollout.storage import LocalDisk, Storage
 from trainer.directories import NotWritten, copy_directory
@@ -36,8 +36,6 @@ from trainer.phases import Phase, PhaseScheduler
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-_MOST_FAILED = 0.5  # share of an evaluation's answers without a verdict
 
 
 class Controller:
@@ -67,6 +65,7 @@ class Controller:
         self._skipped = ""  # what stands in the table for an RFT phase that had too few experts
         self._in_engines = ""  # hash of the weights the engines run on, where it is known
         self._progress = Progress(run_dir, plan.schedule.iterations, clock)
+        self._evaluator = Evaluator(plan.eval, buffer, self._progress, clock)
         self._sync = WeightSync(buffer, learner, broadcaster, self._progress, plan.overlap_sync, clock)
         self._progress.still_to_come = lambda: still_to_come(scheduler, self._manifest, plan.schedule.rl_steps)
         self._manifest = Manifest.load(self._storage) or Manifest(config_digest=plan.config_digest)
@@ -331,23 +330,14 @@ class Controller:
 
     async def _evaluate(self, weights: str, after: str) -> EvalRow:
         """Held-out pass@k of the weights that the engines run on."""
-        plan, began = self._plan.eval, self._clock()
         # Its weights are on the disk already, so answers of an earlier start count, unless that one refused them.
         number = len(self._manifest.evals) + 1000 * self._manifest.failed_evals
         self._progress.begin("eval", self._progress.current.iteration, 0)
-        await self._buffer.begin_eval(number, plan.samples, plan.temperature, plan.limit)
-        counts = await self._patiently(self._buffer.eval_result, f"evaluation of {weights}")
-        await self._buffer.end_phase()
-        metrics = summarize(counts, plan.ks)
-        if metrics.get("failed_frac", 0.0) > _MOST_FAILED:
+        try:
+            row = await self._evaluator.evaluate(number, weights, after, self._patiently)
+        except EvaluationFailed:
             replace(self._committed, failed_evals=self._committed.failed_evals + 1).save(self._storage)
-            raise EvaluationFailed(
-                f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "
-                "errors, or workers that were lost over them: see incidents.jsonl); pass@k of the rest would mislead. "
-                "The journal holds each verdict's feedback; mend the cause, or raise verifier.timeout_s, and resume"
-            )
-        row = EvalRow(weights, after, metrics, num_problems=len(counts), num_samples=plan.samples)
-        self._progress.step("eval", self._clock() - began, metrics, weights=weights, after=after)
+            raise
         self._progress.update(evals=(*self._manifest.evals, row))
         return row
 

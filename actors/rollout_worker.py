@@ -14,13 +14,12 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeVar
-
-import numpy as np
 
 from actors.changes import Changes
 from actors.protocols import Buffer, Verifiers
+from actors.running_group import RunningGroup, request_of
 from actors.scoring import Scoring
 from actors.waiting import DeadlineExceeded, PeerLost, within
 from rollout.answer_log import AnswerLog
@@ -28,7 +27,6 @@ from rollout.engine import Engine, EngineDead, WeightsDisagree, WeightsMissing
 from rollout.event_log import JournalBroken
 from rollout.records import (
     FloatArray,
-    GenerationRequest,
     GroupKey,
     GroupProgress,
     IntArray,
@@ -36,7 +34,6 @@ from rollout.records import (
     RolloutGroup,
     Segment,
 )
-from rollout.seeds import sample_seed
 from rollout.weights import WeightSlot
 from rollout.workflows import Workflow, single_turn
 from verifiers.records import ScoreRequest, Verdict
@@ -47,38 +44,6 @@ T = TypeVar("T")
 _ASK_S = 1.0  # how long one request for work (or for interruptions) stays open at the buffer
 _PAUSE_S = 0.02  # between requests that the buffer answers at once, with nothing new to say
 _RETRY_S = 0.5  # after the buffer was lost
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A group under way."""
-
-    lease: Lease
-    log: AnswerLog
-    task: "asyncio.Task[None] | None" = None
-    requests: set[str] = field(default_factory=set)
-    """Requests that the engine has."""
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when an interrupted group has no request left."""
-    began: bool = False
-    """True from its first request on."""
-    interrupted: bool = False
-    delivered: bool = False
-    """True from when its answers are on their way to the buffer."""
-
-    @property
-    def generates(self) -> bool:
-        """False while its answers are scored or delivered: then there is room for another group in the engine."""
-        return bool(self.requests) or not self.began
-
-    async def unless_interrupted(self) -> None:
-        """Go on, or wait for the end: the lease of an interrupted group is on its way back."""
-        if self.interrupted:
-            await asyncio.Event().wait()
-
-    def report(self, newest: int) -> GroupProgress:
-        """What the buffer does not know yet, of versions up to `newest`."""
-        return GroupProgress(self.lease.key, self.lease.attempt, self.log.news(newest))
 
 
 class RolloutWorker:
@@ -108,7 +73,7 @@ class RolloutWorker:
         self._report_every_s = report_every_s
         self._buffer_patience_s = buffer_patience_s
         self._workflow = workflow
-        self._groups: dict[GroupKey, _Running] = {}
+        self._groups: dict[GroupKey, RunningGroup] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._lost_since: float | None = None
         self._dropped: list[GroupProgress] = []
@@ -229,7 +194,7 @@ class RolloutWorker:
     def _begin(self, lease: Lease) -> None:
         if (earlier := self._groups.get(lease.key)) and earlier.task:  # its lease expired, and came back here
             earlier.task.cancel()
-        running = self._groups[lease.key] = _Running(lease, AnswerLog(lease.pieces))
+        running = self._groups[lease.key] = RunningGroup(lease, AnswerLog(lease.pieces))
         running.task = asyncio.create_task(self._serve(running))
         running.task.add_done_callback(lambda _: self._room.notify())
 
@@ -266,7 +231,7 @@ class RolloutWorker:
             if keys:
                 await asyncio.sleep(_PAUSE_S)  # those that are being delivered are named until they are in
 
-    async def _interrupt(self, running: _Running, reason: str) -> None:
+    async def _interrupt(self, running: RunningGroup, reason: str) -> None:
         """End the group's requests, give it back with every token of attested versions."""
         assert running.task
         running.interrupted = True
@@ -315,7 +280,7 @@ class RolloutWorker:
 
     # -- one group --------------------------------------------------------------------------------------------
 
-    async def _serve(self, running: _Running) -> None:
+    async def _serve(self, running: RunningGroup) -> None:
         lease = running.lease
         group = await self._workflow(lease, _LeaseContext(self, running))
         if not await self._attestations.first(lambda: running.log.newest <= self._attested or None, self._attest_s):
@@ -334,14 +299,14 @@ class RolloutWorker:
 
     # -- what a workflow asks for -----------------------------------------------------------------------------
 
-    async def generate(self, running: _Running, call: str, sample_index: int, prompt_ids: IntArray) -> Segment:
+    async def generate(self, running: RunningGroup, call: str, sample_index: int, prompt_ids: IntArray) -> Segment:
         """One answer: what is known of it, and the rest from the engine."""
         lease, log = running.lease, running.log
         known = log.answer(sample_index, call)
         if known.finish_reason is not None:
             return known
         await running.unless_interrupted()
-        request = _request(lease, call, sample_index, prompt_ids, known)
+        request = request_of(lease, call, sample_index, prompt_ids, known)
         running.requests.add(request.id)
         running.idle.clear()
         running.began = True
@@ -363,7 +328,7 @@ class RolloutWorker:
             return replace(answer, finish_reason="abort")  # the engine ended it, and nobody asked it to
         return answer
 
-    async def score(self, running: _Running, call: str, sample_index: int, response: Segment) -> Verdict:
+    async def score(self, running: RunningGroup, call: str, sample_index: int, response: Segment) -> Verdict:
         """The verdict on an answer, decoded."""
         if known := running.log.verdict(sample_index, call):
             return known
@@ -380,22 +345,10 @@ class RolloutWorker:
         return verdict
 
 
-def _request(lease: Lease, call: str, sample_index: int, prompt_ids: IntArray, known: Segment) -> GenerationRequest:
-    """The rest of an answer: what is known of it becomes prompt, and shrinks the budget."""
-    identity = f"{lease.key.purpose}/{lease.key.epoch}/{lease.key.prompt_id}/{sample_index}/{call}"
-    return GenerationRequest(
-        id=f"{identity}/{lease.attempt}",
-        prompt_ids=np.concatenate([prompt_ids, known.token_ids]),
-        max_new_tokens=lease.sampling.max_new_tokens - len(known),
-        temperature=lease.sampling.temperature,
-        seed=sample_seed(lease.sampling.seed, lease.key, sample_index, call, len(known)),
-    )
-
-
 class _LeaseContext:
     """A workflow's view of the worker, for one lease."""
 
-    def __init__(self, worker: RolloutWorker, running: _Running) -> None:
+    def __init__(self, worker: RolloutWorker, running: RunningGroup) -> None:
         self._worker = worker
         self._running = running
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from fakes import FakeEngine
 
-from actors import buffer as buffer_module
 from actors import rollout_worker as worker_module
 from actors.buffer import RolloutBuffer
 from actors.controller import Controller
 from actors.weight_sync import WeightSync
 from rollout import event_log as event_log_module
+from rollout import phase_starts
 from rollout.batches import training_batch
 from rollout.bookkeeper import Bookkeeper
 from rollout.buffer_state import RLPhase
@@ -395,6 +395,6 @@ BUGS: dict[str, Bug] = {
         "take_up",
         _done_is_done,
     ),
-    "accepted_forgotten": Bug("a resume forgets how much was accepted", buffer_module, "Admission", _accepted_is_zero),
+    "accepted_forgotten": Bug("a resume forgets how much was accepted", phase_starts, "Admission", _accepted_is_zero),
 }
 """By name."""
