@@ -68,14 +68,7 @@ class Controller:
         self._evaluator = Evaluator(plan.eval, buffer, self._progress, clock)
         self._sync = WeightSync(buffer, learner, broadcaster, self._progress, plan.overlap_sync, clock)
         self._progress.still_to_come = lambda: still_to_come(scheduler, self._manifest, plan.schedule.rl_steps)
-        self._manifest = Manifest.load(self._storage) or Manifest(config_digest=plan.config_digest)
-        if self._manifest.config_digest != plan.config_digest:
-            raise ValueError(
-                f"the manifest of {self._storage} was written under another configuration "
-                f"({self._manifest.config_digest[:12]}, now {plan.config_digest[:12]}); restore config.yaml as it was, "
-                f"or start a new run with --name"
-            )
-        self._manifest = replace(self._manifest, incarnation=self._manifest.incarnation + 1)
+        self._manifest = Manifest.next_start(self._storage, plan.config_digest)
         self._committed = self._manifest  # without what a crash would undo
 
     # -- what others ask --------------------------------------------------------------------------------------

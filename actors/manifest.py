@@ -87,6 +87,21 @@ class Manifest:
             phase=Phase(**phase) if phase else None,
         )
 
+    @classmethod
+    def next_start(cls, run: Storage, config_digest: str) -> "Manifest":
+        """Where the next start of a run takes it up; a run that committed nothing begins.
+
+        Raises:
+            ValueError: When it was begun under another configuration.
+        """
+        found = cls.load(run) or cls(config_digest=config_digest)
+        if found.config_digest != config_digest:
+            raise ValueError(
+                f"the manifest of {run} was written under another configuration ({found.config_digest[:12]}, now "
+                f"{config_digest[:12]}); restore config.yaml as it was, or start a new run with --name"
+            )
+        return replace(found, incarnation=found.incarnation + 1)
+
     @property
     def last_good(self) -> tuple[str, int]:
         """Directory and step of the newest proven checkpoint; of the newest of all where none is proven."""
