@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rollout.config import EvalConfig, RolloutConfig
 from trainer.advantages.catalogue import ADVANTAGE_NAMES, TOKEN_REWARDS
-from trainer.config import ModelConfig, RLConfig, TrainerConfig
+from trainer.config import CriticConfig, ImportanceConfig, ModelConfig, RLConfig, TrainerConfig
 from trainer.losses.options import LOSS_NAMES
 
 if TYPE_CHECKING:
@@ -101,6 +101,14 @@ def _objective(rl: RLConfig, rollout: RolloutConfig) -> Iterator[str]:
             f"trainer.rl.importance.floor is for modes that drop, got {rl.importance.floor:g} with "
             f"mode={rl.importance.mode}; use icepop, sequence_mask or geometric_mask, or floor=0"
         )
+    for name, default, used, where in (
+        ("critic", CriticConfig(), rl.has_critic or rl.advantage not in ADVANTAGE_NAMES, "advantage=gae"),
+        ("proximal_alpha", RLConfig().proximal_alpha, rl.proximal != "recompute", "proximal=loglinear or linear"),
+    ):
+        if getattr(rl, name) != default and not used:
+            yield f"trainer.rl.{name} does nothing without trainer.rl.{where}; set that, or leave {name} out"
+    if rl.importance.mode == "none" and rl.importance.cap != ImportanceConfig().cap:
+        yield "trainer.rl.importance.cap does nothing with mode=none; set a mode, or leave cap out"
     if rl.overlong_tokens > rollout.max_new_tokens:
         yield (
             f"trainer.rl.overlong_tokens must be at most rollout.max_new_tokens, got {rl.overlong_tokens} and "
