@@ -73,12 +73,13 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
     """
     async with _ticking(show) as show:
         show(RunStatus(waiting="model and data"))
-        materials = await asyncio.to_thread(prepare, config, run_dir)
-        if finished := _already_finished(config, run_dir, materials):
+        preparing = asyncio.create_task(asyncio.to_thread(prepare, config, run_dir))
+        if Manifest.load(LocalDisk(run_dir)) and (finished := _already_finished(config, run_dir, await preparing)):
             return finished
-        with _stop_signals() as stop, _ray(config) as (ray_app, gpus):
+        with _stop_signals() as stop, _ray(config) as (ray_app, gpus):  # a new model is made meanwhile
             crew = Crew()
             try:
+                materials = await preparing
                 casting = Casting(config, run_dir, ray_app, gpus)
                 assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
                 if assembled is None:

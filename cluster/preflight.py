@@ -99,7 +99,7 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
             tokenizer, more = _tokenizer(config.model.path)
             problems += more
     else:
-        from trainer.scratch import make_tokenizer
+        from trainer.scratch_tokenizer import make_tokenizer
 
         tokenizer = make_tokenizer(config.model.scratch.tokenizer, config.rollout.context_length)
         model = scratch_facts(config.model.scratch, len(tokenizer), config.rollout.context_length)

@@ -11,7 +11,12 @@ from whole_run import ROOT, FinishedRun, command, rloop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-SMALL = ["recipes/demo.yaml", "schedule.rl_steps=10"]  # the demo's own base policy: a weaker one learns only by luck
+SMALL = [
+    "recipes/demo.yaml",
+    "schedule.rl_steps=10",
+    "eval.samples=16",
+    "eval.ks=[1,8]",
+]  # the demo's own base policy: a weaker one learns only by luck
 STEPS = 40
 QUICK = ["recipes/smoke.yaml", f"schedule.rl_steps={STEPS}", "actors.checkpoint_every_s=1"]
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.scratch import make_tokenizer
+from trainer.scratch_tokenizer import make_tokenizer
 
 CONTEXT_LENGTH = 128
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from cluster.config import RunConfig
 from cluster.materials import base_cache, load_problems, prepare, probe_sequences
 from cluster.settings import load
 from rollout.datasets import SupervisedDataset
-from trainer.scratch import make_tokenizer
+from trainer.scratch_tokenizer import make_tokenizer
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from trainer.config import ScratchConfig
-from trainer.scratch import COUNTDOWN_CHARACTERS, make_model, make_tokenizer
+from trainer.scratch import make_model
+from trainer.scratch_tokenizer import COUNTDOWN_CHARACTERS, make_tokenizer
 
 COUNTDOWN, BYTES = make_tokenizer("countdown", 64), make_tokenizer("bytes", 64)
 
