@@ -15,7 +15,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml deploy/install.sh
 	@PYTHON=$(PYTHON) VENV=$(VENV) sh deploy/install.sh
 	@touch $@
 
-demo: $(STAMP) ## The main job, end to end, on this machine (about six minutes)
+demo: $(STAMP) ## The main job, end to end, on this machine (six to twelve minutes)
 	$(BIN)/rloop train recipes/demo.yaml
 
 test: check sim ray engine e2e chaos ## All tests
