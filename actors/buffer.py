@@ -66,7 +66,6 @@ class RolloutBuffer:
             ValueError: When a prompt id occurs twice, or the journal is of other data.
         """
         self._prompts = PromptSet(train_prompts, eval_prompts)
-        self._config = config
         self._seed = seed
         self._storage = storage
         self._books = Bookkeeper(storage, self._prompts.fingerprint())

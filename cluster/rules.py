@@ -78,7 +78,6 @@ def _rounds(config: "RunConfig") -> Iterator[str]:
             f"rollout.deterministic needs rollout.max_staleness=0 and trainer.ranks=1, got "
             f"{rollout.max_staleness:g} and {config.trainer.ranks}: with others the order of events decides"
         )
-
     if rollout.deterministic and rollout.engine.kv_on_update != "keep":
         yield (
             "rollout.deterministic needs rollout.engine.kv_on_update=keep: what is computed again rounds differently"
@@ -101,12 +100,13 @@ def _objective(rl: RLConfig, rollout: RolloutConfig) -> Iterator[str]:
             f"trainer.rl.importance.floor is for modes that drop, got {rl.importance.floor:g} with "
             f"mode={rl.importance.mode}; use icepop, sequence_mask or geometric_mask, or floor=0"
         )
-    for name, default, used, where in (
-        ("critic", CriticConfig(), rl.has_critic or rl.advantage not in ADVANTAGE_NAMES, "advantage=gae"),
-        ("proximal_alpha", RLConfig().proximal_alpha, rl.proximal != "recompute", "proximal=loglinear or linear"),
-    ):
-        if getattr(rl, name) != default and not used:
-            yield f"trainer.rl.{name} does nothing without trainer.rl.{where}; set that, or leave {name} out"
+    if rl.critic != CriticConfig() and rl.advantage in ADVANTAGE_NAMES and not rl.has_critic:
+        yield "trainer.rl.critic does nothing without trainer.rl.advantage=gae; set that, or leave critic out"
+    if rl.proximal_alpha != RLConfig().proximal_alpha and rl.proximal == "recompute":
+        yield (
+            "trainer.rl.proximal_alpha does nothing without trainer.rl.proximal=loglinear or linear; set that, or "
+            "leave proximal_alpha out"
+        )
     if rl.importance.mode == "none" and rl.importance.cap != ImportanceConfig().cap:
         yield "trainer.rl.importance.cap does nothing with mode=none; set a mode, or leave cap out"
     if rl.overlong_tokens > rollout.max_new_tokens:

@@ -85,19 +85,20 @@ class CheckpointWriter:
 
         Raises `NotWritten`, on all ranks alike.
         """
+        nbytes = _whole_bytes(state)
         if dist.get_rank() == 0:
             clear_draft(directory)
         dist.barrier(self._group)
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
-            disk, nbytes = shutil.disk_usage(directory.parent), _whole_bytes(state)
+            disk = shutil.disk_usage(directory.parent)
             enough, cause = disk.free - nbytes >= min(_LEAVE_BYTES, disk.total // 20), "it would leave no room"
         except OSError as error:
             enough, cause = False, str(error)
         refused = torch.tensor(not enough, dtype=torch.int32)
         dist.all_reduce(refused, dist.ReduceOp.MAX, self._group)  # what one rank sees, another may not
         if refused:
-            raise _not_written(directory, cause, _whole_bytes(state))
+            raise _not_written(directory, cause, nbytes)
 
 
 def _whole_bytes(state: Mapping[str, Tensor]) -> int:

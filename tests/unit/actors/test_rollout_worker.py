@@ -128,6 +128,12 @@ class FakeVerifiers:
         return [Verdict(1.0, "correct", "fake", "1") for _ in requests]
 
 
+async def until_sampled(engine: FakeEngine, tokens: int) -> None:
+    """The engine has given so many tokens, over all requests."""
+    while sum(engine.given.values()) < tokens:
+        await asyncio.sleep(0.001)
+
+
 def run(engine, buffer, verifiers, until, max_concurrent=2, patience=0.3, workflow=single_turn):
     async def main() -> RolloutWorker:
         worker = RolloutWorker(
@@ -493,11 +499,9 @@ def test_no_token_of_a_version_leaves_the_worker_before_that_is_attested():
     async def main() -> None:
         worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 0.005, 0.3, 0.3)
         await worker.start()
-        while sum(engine.given.values()) < 30:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, 30)
         await worker.load_weights(SimpleNamespace(version=1))
-        while sum(engine.given.values()) < 3 * 60:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, 3 * 60)
         await asyncio.sleep(0.03)
         assert buffer.finished == []
         assert {int(v) for r in buffer.reports for p in r.pieces for v in p.segment.versions} == {0}
@@ -517,8 +521,7 @@ def test_a_group_with_tokens_that_nobody_attests_goes_back_without_them():
     async def main() -> None:
         worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 60.0, 0.05, 0.3)
         await worker.start()
-        while sum(engine.given.values()) < 30:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, 30)
         await worker.load_weights(SimpleNamespace(version=1))
         while not buffer.given_back:
             await asyncio.sleep(0.001)
@@ -537,12 +540,10 @@ def test_what_a_doubted_engine_sampled_is_void_and_what_came_before_is_kept():
     async def main() -> None:
         worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 60.0, 0.3, 0.3)
         await worker.start()
-        while sum(engine.given.values()) < 30:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, 30)
         old = dict(engine.given)
         await worker.load_weights(SimpleNamespace(version=1))
-        while sum(engine.given.values()) < 60:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, 60)
         await worker.quarantine("w0 does not compute with version 1")
         [(report, reason)] = buffer.given_back
         assert reason == "quarantined"
@@ -559,15 +560,13 @@ def test_when_whoever_brings_weights_is_gone_an_attested_version_is_used_on_and_
     async def main() -> None:
         worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 2, 60.0, 0.3, 0.3)
         await worker.start()
-        while sum(engine.given.values()) < 30:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, 30)
         await worker.load_weights(SimpleNamespace(version=1))
         await worker.attested(1)
         await worker.forsaken()
         assert buffer.given_back == []
         await worker.load_weights(SimpleNamespace(version=2))
-        while sum(engine.given.values()) < 60:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, 60)
         await worker.forsaken()
         [(report, reason)] = buffer.given_back
         assert reason == "quarantined"
@@ -595,8 +594,7 @@ def test_a_version_that_was_not_taken_leaves_the_one_before_as_good_as_it_was(er
         await worker.forsaken()
         assert buffer.given_back == []
         sampled = sum(engine.given.values())
-        while sum(engine.given.values()) < sampled + 30:
-            await asyncio.sleep(0.001)
+        await until_sampled(engine, sampled + 30)
         await asyncio.sleep(0.02)
         assert {int(v) for r in buffer.reports for p in r.pieces for v in p.segment.versions} >= {1}
         await worker.close()
