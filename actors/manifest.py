@@ -12,7 +12,7 @@ from trainer.guard import Standing
 from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class Manifest:
     started_from: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of the weights that the phase which made them began with, as the learner held them."""
     evals: tuple[EvalRow, ...] = ()
+    evaluating: tuple[int, int] | None = None
+    """(number, RL step) of the evaluation that was under way beside `phase` at `step`."""
     failed_evals: int = 0
     """Evaluations that were refused because too many answers had no verdict; their answers are not used again."""
 
@@ -76,15 +78,16 @@ class Manifest:
             raise ValueError(
                 f"{run}/{FILE_NAME} has format {found}, this RLoop reads {_FORMAT}; use the RLoop that wrote it"
             )
-        phase = fields.pop("phase")
+        phase, evaluating = fields.pop("phase"), fields.pop("evaluating")
         return cls(
             **{k: v for k, v in fields.items() if k not in ("done", "checkpoints", "guard", "restored", "evals")},
-            done=tuple(Phase(**p) for p in fields["done"]),
+            done=tuple(Phase.of(p) for p in fields["done"]),
             checkpoints=tuple(fields["checkpoints"]),
             guard=Standing(**fields["guard"] | {"grad_norms": tuple(fields["guard"]["grad_norms"])}),
             restored=tuple((version, again) for version, again in fields["restored"]),
             evals=tuple(EvalRow(**row) for row in fields["evals"]),
-            phase=Phase(**phase) if phase else None,
+            phase=Phase.of(phase) if phase else None,
+            evaluating=tuple(evaluating) if evaluating else None,
         )
 
     @classmethod

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.pulse import Pulse
-from cluster.materials import Materials, Recipe
+from cluster.materials import Materials
 from cluster.settings import Refused
-from trainer.phases import RLoopSchedule
+from trainer.schedules import make_scheduler
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -172,6 +172,7 @@ class Casting:
             keep_checkpoints=config.trainer.keep_checkpoints,
             save_timeout_s=config.actors.learner_timeout_s,
             max_staleness=config.rollout.max_staleness,
+            groups_per_step=config.rollout.groups_per_step,
             guard=config.trainer.guard,
             config_digest=config.digest(),
             overlap_sync=config.actors.overlap_sync,
@@ -181,7 +182,7 @@ class Casting:
             "controller",
             plan,
             self._run_dir,
-            make_schedule(config, recipe),
+            make_scheduler(config.schedule, warmup=bool(recipe.warmup_dataset)),
             buffer,
             LearnerGroup(list(ranks.values())),
             broadcaster,
@@ -207,11 +208,6 @@ class Casting:
             deadline_s=deadline_s or self._config.actors.call_timeout_s,
             **options,
         )
-
-
-def make_schedule(config: "RunConfig", recipe: Recipe) -> RLoopSchedule:
-    """The phases of a run."""
-    return RLoopSchedule(config.schedule.iterations, warmup=bool(recipe.warmup_dataset))
 
 
 def make_engine(

@@ -20,13 +20,14 @@ from actors.manifest import Manifest
 from actors.ray_settings import prepare_local_cluster
 from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, unless, while_progressing, within
-from cluster.casting import PATIENCE, Casting, make_schedule
+from cluster.casting import PATIENCE, Casting
 from cluster.ensemble import START_KEY, Ensemble
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
 from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
+from trainer.schedules import make_scheduler
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -93,7 +94,8 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
 def _already_finished(config: "RunConfig", run_dir: Path, materials: Materials) -> RunStatus | None:
     """The final status of a run that has nothing left to do: then nothing is started."""
     manifest = Manifest.load(LocalDisk(run_dir))
-    if manifest is None or manifest.phase or make_schedule(config, materials.recipe).next(manifest.done):
+    scheduler = make_scheduler(config.schedule, warmup=bool(materials.recipe.warmup_dataset))
+    if manifest is None or manifest.phase or scheduler.next(manifest.done):
         return None
     iterations = config.schedule.iterations
     return RunStatus("finished", iterations=iterations, version=manifest.version, evals=manifest.evals)

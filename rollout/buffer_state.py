@@ -7,6 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from rollout.admission import Admission
 from rollout.batches import is_stale, oldest_trained_version, supervised_batch, supervised_info, training_batch
@@ -14,19 +15,15 @@ from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
 from rollout.datasets import SupervisedDataset
 from rollout.events import Fate
+from rollout.failures import FailureWatch
 from rollout.ledger import PromptOrder
 from rollout.records import BatchInfo, EvalCounts, GroupKey, Prompt, RolloutGroup, TrainingBatch
 
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
-_JUDGED_STEPS = 4  # the share of answers without a verdict is over the groups of so many steps
 
 
 class NothingToTrain(RuntimeError):
     """Group after group is dropped: the phase would generate for ever."""
-
-
-class TooManyFailures(RuntimeError):
-    """Too many answers have no verdict: what would be trained is no fair sample of what was generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +53,25 @@ class ReadyGroup:
     def key(self) -> GroupKey:
         """The group's."""
         return self.group.key
+
+
+class Generates(Protocol):
+    """A phase whose groups are leased to workers."""
+
+    def take(self, max_groups: int, max_in_flight: int) -> list[GroupKey]:
+        """Groups to lease now."""
+
+    def leased(self, key: GroupKey, oldest: int | None) -> None:
+        """A group runs whose oldest token, if it has one already, is of this version."""
+
+    def put_back(self, key: GroupKey) -> None:
+        """A lease ended without a result."""
+
+    def fail(self, prompt: Prompt) -> None:
+        """A group that was taken will not be leased again."""
+
+    def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
+        """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
 
 
 class RLPhase:
@@ -90,8 +106,7 @@ class RLPhase:
         self._oldest: dict[GroupKey, int] = {}  # running group → the engines' version of its oldest token
         self._barren: Counter[str] = Counter()  # groups dropped since the last accepted one, by reason
         self._rewards: list[float] = []  # of everything scored since the last step, trained or not
-        self._failures: deque[tuple[int, int]] = deque(maxlen=_JUDGED_STEPS * config.groups_per_step)
-        self._complaint = ""  # what the verifier said last about an answer without a verdict
+        self._watch = FailureWatch(config.groups_per_step, config.max_failed_frac)
 
     @property
     def groups_per_step(self) -> int:
@@ -145,7 +160,7 @@ class RLPhase:
         """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
         self._oldest.pop(group.key, None)
         self._rewards += [float(reward) for reward in group.rewards]
-        self._judge(group)
+        self._watch.see(group)
         curated, reason = None, "failed"
         if len(group.rewards) >= 2:  # one sibling alone has nothing to be compared with
             curated, reason = self._curator.on_group(group), self._curator.reason
@@ -181,7 +196,7 @@ class RLPhase:
             info, batch = training_batch(self.recorded[0].groups, self.version)
             self._given = info.groups
             return replace(info, recorded=len(self.recorded)), batch
-        self._refuse_failures()
+        self._watch.refuse()
         if len(self.ready) < self.groups_per_step or (self._config.wait_for_late and self.late):
             self._refuse_barren()
             return None
@@ -242,23 +257,6 @@ class RLPhase:
     def _age(self, ready: ReadyGroup) -> tuple[int, int, int]:
         """Oldest tokens first; among equals in the order of the prompts, so that η = 0 does not depend on timing."""
         return (self.version if ready.oldest is None else ready.oldest, *self._order.position(ready.key))
-
-    def _judge(self, group: RolloutGroup) -> None:
-        failed = [rollout for rollout in group.rollouts if not rollout.trainable]
-        self._failures.append((len(failed), len(group.rollouts)))
-        if failed:
-            self._complaint = failed[-1].verdict.feedback
-
-    def _refuse_failures(self) -> None:
-        if len(self._failures) < (self._failures.maxlen or 0):
-            return
-        failed, answers = (sum(column) for column in zip(*self._failures, strict=True))
-        if failed > self._config.max_failed_frac * answers:
-            raise TooManyFailures(
-                f"{failed} of the last {answers} answers have no verdict, rollout.max_failed_frac allows "
-                f"{self._config.max_failed_frac:g}; the last one: {self._complaint or 'no feedback'}. Mend the "
-                f"verifier (or raise verifier.timeout_s) and resume: the answers are kept"
-            )
 
     def _refuse_barren(self) -> None:
         dropped = self._barren.total()

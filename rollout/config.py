@@ -119,3 +119,7 @@ class EvalConfig(BaseModel):
     ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k; each at most `samples`.")
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature of evaluation.")
     limit: int | None = Field(None, ge=1, description="Use only the first N held-out problems.")
+    every_steps: int | None = Field(None, ge=1, description="RL steps between evaluations in a phase; null: none.")
+    overlap: bool = Field(
+        True, description="Training goes on during those, whose answers then come from several versions."
+    )

@@ -41,6 +41,16 @@ def summarize(counts: Sequence[EvalCounts], ks: Sequence[int]) -> dict[str, floa
     return metrics
 
 
+def forgetting(before: Sequence[EvalCounts], after: Sequence[EvalCounts]) -> float:
+    """F = |solved before \\ solved after| / |solved before|: share of problems solved once that are not any more.
+
+    A problem is solved when one of its answers is correct. 0 when nothing was solved before.
+    """
+    solved = {c.prompt_id for c in before if c.correct}
+    still = {c.prompt_id for c in after if c.correct}
+    return len(solved - still) / len(solved) if solved else 0.0
+
+
 def _metrics(counts: Sequence[EvalCounts], ks: Sequence[int]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for k in ks:

@@ -158,13 +158,14 @@ def _stop(r: random.Random, latest: float) -> Stop:
 class RLOnly:
     """RL phases, each from the weights of the last."""
 
-    phases: int
+    scenario: Scenario
 
     def next(self, done: Sequence[Phase]) -> Phase | None:
         number = len(done)
-        if number == self.phases:
+        if number == self.scenario.phases:
             return None
-        return Phase("rl", number, done[-1].produces if done else "theta-0", f"rl-{number}")
+        start = done[-1].produces if done else "theta-0"
+        return Phase("rl", number, start, f"rl-{number}", steps=self.scenario.rl_steps)
 
 
 def training_prompts(scenario: Scenario) -> list[Prompt]:

@@ -50,6 +50,7 @@ def plan(scenario: Scenario) -> Plan:
         keep_checkpoints=2,
         save_timeout_s=30.0,
         max_staleness=scenario.staleness,
+        groups_per_step=GROUPS_PER_STEP,
         guard=GuardConfig(patience=1 + scenario.seed % 2, max_rollbacks=1000),
         config_digest="simulated",
         overlap_sync=scenario.staleness > 0,

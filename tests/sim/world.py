@@ -32,7 +32,7 @@ from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.engine import EngineDead, WeightsDisagree
 from rollout.event_log import JournalBroken
 from rollout.storage import InUse
-from trainer.phases import RLoopSchedule
+from trainer.schedules import make_scheduler
 
 DEADLINE_S = 400.0
 """Virtual seconds that a run may take, its restarts included."""
@@ -227,7 +227,7 @@ class World:
         return Controller(
             self.plan,
             self._scratch,
-            RLoopSchedule(self.scenario.phases) if self.scenario.rft else RLOnly(self.scenario.phases),
+            make_scheduler(self.plan.schedule, warmup=False) if self.scenario.rft else RLOnly(self.scenario),
             Peer(self.network, self._addresses["buffer"], STALL_S + _CALL_S, repeated=_SAID_TWICE),
             self._peer("learner", 10.0),
             self._peer("broadcaster", 20.0),

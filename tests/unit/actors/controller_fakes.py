@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rollout.storage import LocalDisk
 from rollout.weights import WeightLayout, WeightSlot
 from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
 from trainer.directories import NotWritten
-from trainer.phases import RLoopSchedule
+from trainer.schedules import make_scheduler
 
 
 class FakeLearner:
@@ -42,6 +42,12 @@ class FakeLearner:
         if weights is not None:
             self.weights = (Path(weights) / "weights").read_text()
         self.log.append(f"begin {self.weights}")
+        return self.weights
+
+    async def merge(self, sources: Sequence[tuple[str, float]]) -> str:
+        self.weights = "|".join(
+            f"{share:g}*{(Path(directory) / 'weights').read_text()}" for directory, share in sources
+        )
         return self.weights
 
     async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
@@ -126,7 +132,19 @@ class FakeBuffer:
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         self.log.append("eval")
 
+    async def begin_sample(self, iteration: int, groups: int, version: int) -> int:
+        self.began.append(("sample", groups))
+        return 0
+
+    async def sampled(self, timeout_s: float) -> dict[str, float]:
+        return {"reward": 0.25}
+
+    async def evaluated(self, number: int) -> list[EvalCounts]:
+        return await self.eval_result(0)
+
     async def end_phase(self) -> None: ...
+
+    async def end_eval(self) -> None: ...
 
     async def new_version(self, version: int) -> None:
         self.log.append(f"admit {version}")
@@ -160,6 +178,8 @@ def make(
     *,
     iterations: int = 2,
     warmup: bool = False,
+    scheduler: str = "rloop",
+    schedule: dict[str, Any] | None = None,
     experts: int = 100,
     overlap: bool = True,
     rl_steps: int = 3,
@@ -170,8 +190,9 @@ def make(
     wrap: Callable[[Any], Any] = lambda actor: actor,
 ):
     """A controller over fakes, and those; it calls what `wrap` makes of them."""
+    phases = ScheduleConfig(scheduler=scheduler, iterations=iterations, rl_steps=rl_steps, **(schedule or {}))
     plan = Plan(
-        schedule=ScheduleConfig(iterations=iterations, rl_steps=rl_steps),
+        schedule=phases,
         rl=OptimConfig(),
         rft=SFTConfig(),
         warmup=SFTConfig(),
@@ -184,6 +205,7 @@ def make(
         keep_checkpoints=2,
         save_timeout_s=0.05,
         max_staleness=max_staleness,
+        groups_per_step=1,
         guard=guard or GuardConfig(),
         config_digest="d",
         overlap_sync=overlap,
@@ -191,7 +213,7 @@ def make(
     learner = FakeLearner()
     broadcaster, buffer = FakeBroadcaster(learner.log), FakeBuffer(learner.log, experts)
     peers = wrap(buffer), wrap(learner), wrap(broadcaster)
-    controller = Controller(plan, run_dir, RLoopSchedule(iterations, warmup), *peers, storage)
+    controller = Controller(plan, run_dir, make_scheduler(phases, warmup), *peers, storage)
     return controller, learner, broadcaster, buffer
 
 

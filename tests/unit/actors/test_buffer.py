@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from actors.buffer import RolloutBuffer
-from rollout.buffer_state import NothingToTrain, TooManyFailures
+from rollout.buffer_state import NothingToTrain
 from rollout.config import RolloutConfig
 from rollout.datasets import write_supervised
 from rollout.event_log import JournalBroken
 from rollout.events import Finished, Refused, TakenUp, Trained, replay
+from rollout.failures import TooManyFailures
 from rollout.ledger import Ledger
 from rollout.records import (
     EvalCounts,
