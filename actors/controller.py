@@ -29,6 +29,7 @@ from actors.records import EvalRow, RunStatus
 from actors.step_checkpoints import StepCheckpoints
 from actors.waiting import unless, unless_failed, while_progressing
 from actors.weight_sync import WeightSync
+from rollout.expert_rule import ExpertRule
 from rollout.records import GroupKey
 from rollout.storage import LocalDisk, Storage
 from trainer.directories import NotWritten, copy_directory
@@ -211,9 +212,8 @@ class Controller:
         if phase.kind == "rft":
             schedule = self._plan.schedule
             dataset = f"experts/iteration-{phase.iteration}.parquet"
-            report = await self._buffer.select_experts(
-                phase.iteration, schedule.tau_hard, schedule.max_per_prompt, str(self._run_dir / dataset)
-            )
+            rule = ExpertRule(schedule.tau_hard, schedule.max_per_prompt, self._plan.seed)
+            report = await self._buffer.select_experts(phase.iteration, rule, str(self._run_dir / dataset))
             logger.info("expert set of iteration %d: %s", phase.iteration, report)
             if report.kept < schedule.min_experts:
                 self._skipped = f"iteration {phase.iteration + 1}, RFT skipped: {report.kept} expert answers"
