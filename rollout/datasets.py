@@ -66,7 +66,8 @@ def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
             if num_bytes >= _ROW_GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(pending, schema))
                 pending, num_bytes = [], 0
-        writer.write_table(pa.Table.from_batches(pending, schema))
+        if pending:
+            writer.write_table(pa.Table.from_batches(pending, schema))
 
 
 class SupervisedDataset:
