@@ -25,7 +25,9 @@ from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator, drop_zero_variance, keep_all
 from rollout.datasets import SupervisedDataset, num_steps
 from rollout.events import Dropped, Finished, PhaseBegun, TakenUp, Tightened, Trained
-from rollout.experts import ExpertReport, select_experts
+from rollout.expert_report import ExpertReport
+from rollout.expert_rule import ExpertRule
+from rollout.experts import select_experts
 from rollout.lease_desk import LeaseDesk
 from rollout.ledger import PromptOrder
 from rollout.phase_starts import PhaseStarts
@@ -67,7 +69,6 @@ class RolloutBuffer:
             ValueError: When a prompt id occurs twice, or the journal is of other data.
         """
         self._prompts = PromptSet(train_prompts, eval_prompts)
-        self._seed = seed
         self._storage = storage
         self._books = Bookkeeper(storage, self._prompts.fingerprint())
         self._ledger = self._books.ledger
@@ -397,13 +398,11 @@ class RolloutBuffer:
         """Counts of an evaluation that was finished before, in the order of the prompts."""
         return await self._starts.counts(number)
 
-    async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
-        """Write the expert set of an iteration's RL phase to `out`."""
+    async def select_experts(self, iteration: int, rule: ExpertRule, out: str) -> ExpertReport:
+        """Write the expert set of an iteration's exploration to `out`."""
         async with self._one_at_a_time:
             await self._books.sync()
-            return await asyncio.to_thread(
-                select_experts, self._storage, iteration, tau_hard, max_per_prompt, self._seed, Path(out)
-            )
+            return await asyncio.to_thread(select_experts, self._storage, iteration, rule, Path(out))
 
     async def status(self) -> BufferStatus:
         """Where groups are right now."""

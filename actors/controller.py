@@ -27,6 +27,7 @@ from actors.records import RunStatus
 from actors.stop_request import StopRequest
 from actors.training import TrainingLoop
 from actors.weight_sync import WeightSync
+from rollout.expert_rule import ExpertRule
 from rollout.storage import LocalDisk, Storage
 from trainer.directories import copy_directory
 from trainer.phases import Phase, PhaseScheduler
@@ -233,9 +234,8 @@ class Controller:
         if phase.kind != "rft":
             return "", phase.steps if phase.kind == "rl" else 0
         schedule, dataset = self._plan.schedule, f"experts/iteration-{phase.iteration}.parquet"
-        report = await self._buffer.select_experts(
-            phase.iteration, schedule.tau_hard, schedule.max_per_prompt, str(self._run_dir / dataset)
-        )
+        rule = ExpertRule(schedule.tau_hard, schedule.max_per_prompt, self._plan.seed, phase.last_steps)
+        report = await self._buffer.select_experts(phase.iteration, rule, str(self._run_dir / dataset))
         logger.info("expert set of iteration %d: %s", phase.iteration, report)
         if report.kept < schedule.min_experts:
             self._skipped = f"iteration {phase.iteration + 1}, RFT skipped: {report.kept} expert answers"

@@ -140,6 +140,31 @@ def audit(
     raise typer.Exit(show_balance(run_dir, console, json_file))
 
 
+@app.command(epilog="Example:  rloop experts runs/demo --iteration 1 --max-per-prompt 4 --out hard.jsonl")
+def experts(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of the run, e.g. runs/demo.")],
+    iteration: Annotated[
+        int | None, typer.Option(min=1, help="Whose set: 1 is the first, as everywhere on the screen. Default: newest.")
+    ] = None,
+    tau_hard: Annotated[
+        float | None, typer.Option(help="Instead of schedule.tau_hard: problems solved at most this often.")
+    ] = None,
+    max_per_prompt: Annotated[
+        int | None, typer.Option(min=1, help="Instead of schedule.max_per_prompt: answers per problem at most.")
+    ] = None,
+    last_steps: Annotated[
+        int, typer.Option(min=0, help="Take answers of the last so many RL steps alone; 0: of the whole phase.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Export: .parquet has tokens and text, .jsonl chat messages.")
+    ] = None,
+) -> None:
+    """Which answers of an RL phase are its expert set, and why the others are not. Reads only, also while it runs."""
+    from cluster.experts import show_experts
+
+    raise typer.Exit(show_experts(run_dir, Console(), iteration, tau_hard, max_per_prompt, last_steps, out))
+
+
 @config_app.command("show", epilog="Example:  rloop config show recipes/demo.yaml rollout.group_size=16 > mine.yaml")
 def config_show(recipe: Recipe, overrides: Overrides = None) -> None:
     """Print the resolved run as YAML, each field with its help."""

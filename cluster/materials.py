@@ -22,6 +22,7 @@ from rollout.storage import LocalDisk
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
+_NOTED = "materials.json"
 _PROBES = 4
 _PROBE_LENGTH = 48  # tokens; enough to visit every layer and position pattern, cheap enough for every sync
 
@@ -54,15 +55,19 @@ def prepare(config: "RunConfig", run_dir: Path) -> Materials:
     Raises:
         DataError: When the data cannot be used; it names file, row, value and remedy.
     """
-    noted = run_dir / "materials.json"
-    if noted.exists():
-        recipe = Recipe(**json.loads(noted.read_text()))
-    else:
+    recipe = noted_recipe(run_dir)
+    if recipe is None:
         recipe = _make_recipe(config, run_dir)
-        LocalDisk(run_dir).replace(noted.name, json.dumps(asdict(recipe), indent=1).encode())
+        LocalDisk(run_dir).replace(_NOTED, json.dumps(asdict(recipe), indent=1).encode())
     tokenizer = load_tokenizer(recipe.model_dir)
     train, held_out = load_problems(config, tokenizer)
     return Materials(recipe, train, held_out, probe_sequences(len(tokenizer), config.rollout.context_length))
+
+
+def noted_recipe(run_dir: Path) -> Recipe | None:
+    """What a run was made from; None before its first start got so far."""
+    noted = run_dir / _NOTED
+    return Recipe(**json.loads(noted.read_text())) if noted.exists() else None
 
 
 def load_tokenizer(model_dir: str) -> Any:

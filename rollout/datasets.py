@@ -5,7 +5,6 @@ order of training is a function of (rows, seed, step), so a phase can be taken u
 """
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rollout.records import IntArray
+from rollout.storage import whole_file
 
 _IDS = pa.list_(pa.int32())
+_ROW_GROUP_BYTES = 32 << 20  # what a writer has in memory at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,17 +52,26 @@ def write_supervised(path: Path, pairs: Iterable[tuple[Sequence[int], Sequence[i
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write durably, by atomic rename: a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with scratch.open("wb") as file:
-        pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
+    write_batches(path, table.schema, table.to_batches())
+
+
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write what streams by, durably and by atomic rename; a row group at a time is in memory."""
+    with whole_file(path) as file, pq.ParquetWriter(file, schema) as writer:
+        pending: list[pa.RecordBatch] = []
+        num_bytes = 0
+        for batch in batches:
+            pending.append(batch)
+            num_bytes += batch.nbytes
+            if num_bytes >= _ROW_GROUP_BYTES:
+                writer.write_table(pa.Table.from_batches(pending, schema))
+                pending, num_bytes = [], 0
+        if pending:
+            writer.write_table(pa.Table.from_batches(pending, schema))
 
 
 class SupervisedDataset:
-    """The examples of one file, in memory."""
+    """The examples of one file, in memory as Arrow has them: flat columns of 4 bytes per token, in chunks."""
 
     def __init__(self, path: Path) -> None:
         """Read a file.
@@ -72,7 +82,7 @@ class SupervisedDataset:
         names = pq.read_schema(path).names
         if missing := {"prompt_ids", "response_ids"} - set(names):
             raise ValueError(f"{path} needs the columns prompt_ids and response_ids, it lacks {sorted(missing)}")
-        table = pq.read_table(path, columns=["prompt_ids", "response_ids"]).combine_chunks()
+        table = pq.read_table(path, columns=["prompt_ids", "response_ids"])
         if not len(table):
             raise ValueError(f"{path} has no examples; a supervised phase needs at least one")
         self._prompts, self._responses = table["prompt_ids"], table["response_ids"]

@@ -10,7 +10,7 @@ a writer opens new segments, so that a torn one is never written to again. Reade
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -163,13 +163,17 @@ class Journal:
         return JournalBroken(f"{self._storage} cannot be written: {error}")
 
 
-def read_payloads(storage: Storage, refs: Iterable[PayloadRef]) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:
+def read_payloads(
+    storage: Storage, refs: Iterable[PayloadRef], columns: Sequence[str] | None = None
+) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:
     """Finished groups at `refs`, in the order of the journal, streamed (`rollout.payloads.from_batch`).
+
+    With `columns` they have just these columns.
 
     Raises:
         JournalDamaged: When a segment lacks one of them.
     """
-    return read_refs(storage, refs, GROUPS)
+    return read_refs(storage, refs, GROUPS, columns)
 
 
 def read_pieces(storage: Storage, refs: Iterable[PayloadRef]) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:

@@ -7,7 +7,7 @@ The same for `pieces-…`. Readers see record batches and do not care which form
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,15 +57,21 @@ def numbers(storage: Storage, kind: Kind, form: str) -> list[int]:
 
 
 def read_segment(
-    storage: Storage, number: int, kind: Kind = GROUPS, wanted: Collection[int] | None = None
+    storage: Storage,
+    number: int,
+    kind: Kind = GROUPS,
+    wanted: Collection[int] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(number, record batch) of a segment, streamed, up to a torn tail; only `wanted` ones if that is given.
+
+    With `columns` the batches have just these, and the rest of a compacted segment is not read.
 
     Raises:
         JournalDamaged: When it is missing, or compacted and cannot be read.
     """
     compacted, data = _open(storage, number, kind)
-    found = _read_parquet(data, kind, wanted) if compacted else enumerate(read_stream(data))
+    found = _read_parquet(data, kind, wanted, columns) if compacted else _read_arrow(data, columns)
     try:
         for batch_number, batch in found:
             if wanted is not None and batch_number in wanted:
@@ -79,9 +85,11 @@ def read_segment(
 
 
 def read_refs(
-    storage: Storage, refs: Iterable[PayloadRef], kind: Kind = GROUPS
+    storage: Storage, refs: Iterable[PayloadRef], kind: Kind = GROUPS, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[PayloadRef, pa.RecordBatch]]:
     """The record batches at `refs`, in the order of the journal, streamed: one segment is open at a time.
+
+    With `columns` they have just these.
 
     Raises:
         JournalDamaged: When a segment lacks a batch that is asked for.
@@ -91,7 +99,7 @@ def read_refs(
         wanted.setdefault(segment, set()).add(batch)
     for segment in sorted(wanted):
         left = wanted[segment]
-        for number, payload in read_segment(storage, segment, kind, frozenset(left)):
+        for number, payload in read_segment(storage, segment, kind, frozenset(left), columns):
             left.discard(number)
             yield PayloadRef(segment, number), payload
             if not left:
@@ -134,17 +142,25 @@ def parquet_schema(kind: Kind) -> pa.Schema:
     return pa.schema([(BATCH_COLUMN, pa.int32()), *kind.schema])
 
 
-def _read_parquet(data: pa.Buffer, kind: Kind, wanted: Collection[int] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _read_arrow(data: pa.Buffer, columns: Sequence[str] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    for number, batch in enumerate(read_stream(data)):
+        yield number, batch if columns is None else batch.select(columns)
+
+
+def _read_parquet(
+    data: pa.Buffer, kind: Kind, wanted: Collection[int] | None, columns: Sequence[str] | None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(number, record batch) of a compacted segment, a row group at a time; row groups without `wanted` are skipped."""
     file = pq.ParquetFile(data, page_checksum_verification=True)
+    schema = kind.schema if columns is None else pa.schema([kind.schema.field(name) for name in columns])
     for group in range(file.num_row_groups):
         span = file.metadata.row_group(group).column(0).statistics
         if wanted is not None and not any(span.min <= number <= span.max for number in wanted):
             continue
-        [rows] = file.read_row_group(group).combine_chunks().to_batches()
+        [rows] = file.read_row_group(group, [BATCH_COLUMN, *schema.names]).combine_chunks().to_batches()
         owners = rows[BATCH_COLUMN].to_numpy()
         starts = np.flatnonzero(np.diff(owners, prepend=-1))
-        rows = pa.record_batch(rows.columns[1:], schema=kind.schema)
+        rows = pa.record_batch([rows[name] for name in schema.names], schema=schema)
         for start, end in zip(starts, [*starts[1:], len(owners)], strict=True):
             yield int(owners[start]), rows.slice(start, end - start)
 

@@ -6,8 +6,10 @@
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -174,6 +176,23 @@ class LocalDisk:
     def folder(self, name: str) -> "LocalDisk":
         """See `Storage`."""
         return LocalDisk(self._path / name)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file of this machine in pieces; it appears under its name whole and durable, or not at all."""
+    _make_folder(path.parent)
+    draft = path.with_name(f"{path.name}.{os.getpid()}{_DRAFT}")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 class _LocalAppender:

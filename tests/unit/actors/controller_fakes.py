@@ -1,7 +1,6 @@
 """What the controller's tests share: fakes whose weights are strings, so that what they are made of can be read."""
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from actors.manifest import Manifest
 from actors.plan import Plan
 from actors.records import BufferStatus
 from rollout.config import EvalConfig
-from rollout.experts import ExpertReport
+from rollout.expert_report import ExpertReport
+from rollout.expert_rule import ExpertRule
 from rollout.records import BatchInfo, EvalCounts, GroupKey
 from rollout.storage import LocalDisk
 from rollout.weights import WeightLayout, WeightSlot
@@ -165,9 +165,8 @@ class FakeBuffer:
     async def eval_result(self, timeout_s: float) -> list[EvalCounts]:
         return [EvalCounts(prompt_id="e0", tag="t", attempts=4, correct=2, failed=0, truncated=0, tokens=40)]
 
-    async def select_experts(self, iteration: int, tau_hard: float, max_per_prompt: int, out: str) -> ExpertReport:
-        fields = {f.name: 0 for f in dataclasses.fields(ExpertReport)}
-        return ExpertReport(**{**fields, "kept": self.experts})
+    async def select_experts(self, iteration: int, rule: ExpertRule, out: str) -> ExpertReport:
+        return ExpertReport(kept=self.experts)
 
     async def status(self) -> BufferStatus:
         return BufferStatus()

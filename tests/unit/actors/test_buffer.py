@@ -17,6 +17,7 @@ from rollout.config import RolloutConfig
 from rollout.datasets import write_supervised
 from rollout.event_log import JournalBroken
 from rollout.events import Finished, Refused, TakenUp, Trained, replay
+from rollout.expert_rule import ExpertRule
 from rollout.failures import TooManyFailures
 from rollout.ledger import Ledger
 from rollout.records import (
@@ -531,8 +532,8 @@ def test_experts_are_the_successes_of_the_phase_dropped_groups_included(tmp_path
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)
         await buffer.end_phase()
-        report = await buffer.select_experts(0, 1.0, 16, str(tmp_path / "experts" / "0.parquet"))
-        assert (report.candidates, report.kept, report.prompts) == (4, 4, 3)
+        report = await buffer.select_experts(0, ExpertRule(1.0, 16, seed=5), str(tmp_path / "experts" / "0.parquet"))
+        assert (report.correct, report.kept, report.prompts, report.prompts_solved) == (4, 4, 3, 3)
         assert await buffer.begin_sft(str(tmp_path / "experts" / "0.parquet"), 4, 1.0, 0) == 1
 
     run(test)
@@ -695,7 +696,7 @@ def test_answers_that_finish_meanwhile_belong_to_the_step_after_all_that_are_rec
         await buffer.take_up(0, version=0, done_steps=0)
         for lease in await buffer.lease("w", NEWEST, 2, 0):
             await buffer.finish("w", lease.attempt, answer(lease, version=2))
-        report = await buffer.select_experts(0, 1.0, 9, str(tmp_path / "experts.parquet"))
+        report = await buffer.select_experts(0, ExpertRule(1.0, 9, seed=5), str(tmp_path / "experts.parquet"))
         assert report.per_step == {0: 2, 1: 2, 2: 2}
 
     run(test)
@@ -729,7 +730,9 @@ def test_what_a_controller_that_is_gone_had_begun_ends_before_the_next_one_begin
         assert await buffer.take_up(0, version=0, done_steps=0) == 1
         await old
         assert (await buffer.next_batch(1))[0].recorded == 1
-        experts = (buffer.select_experts(0, 1.0, 9, str(tmp_path / "experts.parquet")) for _ in range(2))
+        experts = (
+            buffer.select_experts(0, ExpertRule(1.0, 9, seed=5), str(tmp_path / "experts.parquet")) for _ in range(2)
+        )
         one, other = await asyncio.gather(*experts)
         assert one == other
 

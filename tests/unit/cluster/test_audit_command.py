@@ -29,6 +29,7 @@ from rollout.events import (
 from rollout.events import (
     Refused as TurnedAway,
 )
+from rollout.expert_rule import ExpertRule
 from rollout.experts import select_experts
 from rollout.journal import Journal
 from rollout.payloads import pieces_to_batch, to_batch
@@ -107,7 +108,8 @@ def make_run(directory: Path, events: Sequence[Event] = EVENTS, then: Sequence[E
 
     asyncio.run(write([(A, 1), (B, 2), (C, 4)], events))
     (run / "experts").mkdir()
-    select_experts(LocalDisk(run / "journal"), 0, 1.0, 8, 0, run / "experts" / "iteration-0.parquet")
+    rule = ExpertRule(1.0, 8, seed=0)
+    select_experts(LocalDisk(run / "journal"), 0, rule, run / "experts" / "iteration-0.parquet")
     asyncio.run(write([], then))
     done = (Phase("warmup", 0, "scratch", "theta-0"), Phase("rl", 0, "theta-0", "rl-0"))
     rft, second = Phase("rft", 0, "theta-0", "theta-1"), Phase("rl", 1, "theta-1", "rl-1")

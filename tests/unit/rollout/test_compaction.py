@@ -70,6 +70,14 @@ def test_compacted_answers_are_where_they_were_and_equal(disk: LocalDisk, make_g
     assert back[0].rollouts[2].response.logprobs.tolist() == groups[0].rollouts[2].response.logprobs.tolist()
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_some_columns_can_be_read_alone_and_in_any_order(disk: LocalDisk, make_group, compacted):
+    refs = written(disk, [make_group("a"), make_group("b", (1.0, None, 0.5))], compacted)
+    some = ["token_ids", "verdict_status", "epoch"]
+    found = dict(read_payloads(disk, refs, some))
+    assert found == {ref: batch.select(some) for ref, batch in refs.items()}
+
+
 def test_after_a_compaction_the_next_answers_go_to_a_new_segment_and_the_next_one_takes_only_that(
     disk: LocalDisk, make_group
 ):

@@ -6,8 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rollout.datasets import SupervisedDataset
-from rollout.events import Finished, Leased, PhaseBegun, Trained
-from rollout.experts import ExpertReport, select_experts
+from rollout.events import Finished, JournalDamaged, Leased, PhaseBegun, Trained
+from rollout.expert_report import ExpertReport
+from rollout.expert_rule import ExpertRule
+from rollout.experts import select_experts
 from rollout.journal import Journal
 from rollout.payloads import to_batch
 from rollout.records import RolloutGroup
@@ -38,7 +40,8 @@ def write(directory: Path, *history: PhaseBegun | Trained | tuple[RolloutGroup, 
 
 
 def select(directory: Path, tau_hard: float = 1.0, max_per_prompt: int = 16) -> tuple[ExpertReport, list[dict]]:
-    report = select_experts(LocalDisk(directory), 0, tau_hard, max_per_prompt, 5, directory / "out.parquet")
+    rule = ExpertRule(tau_hard, max_per_prompt, seed=5)
+    report = select_experts(LocalDisk(directory), 0, rule, directory / "out.parquet")
     return report, pq.read_table(directory / "out.parquet").to_pylist()
 
 
@@ -50,7 +53,17 @@ def test_correct_answers_of_all_steps_are_kept_with_their_provenance(tmp_path: P
     second = make_group("b", (0.0, 1.0), versions=(9,), epoch=1)
     write(tmp_path, BEGIN, (first, 4), (second, 9))
     report, rows = select(tmp_path)
-    assert report == ExpertReport(3, 3, 2, {4: 2, 9: 1}, mean_success=(2 / 3 + 1 / 2) / 2)
+    assert report == ExpertReport(
+        attempts=5,
+        correct=3,
+        kept=3,
+        tokens=5,
+        prompts=2,
+        prompts_kept=2,
+        per_step={4: 2, 9: 1},
+        mean_success=(2 / 3 + 1 / 2) / 2,
+        diversity=1.0,
+    )
     assert rows[0] == {
         "prompt_ids": [7, 8, 9],
         "response_ids": [1, 2],
@@ -60,6 +73,7 @@ def test_correct_answers_of_all_steps_are_kept_with_their_provenance(tmp_path: P
         "step": 4,
         "version": 4,
         "reward": 1.0,
+        "success_rate": 2 / 3,
     }
     assert [(r["prompt_id"], r["sample_index"], r["response_ids"]) for r in rows[1:]] == [
         ("a", 2, [5, 6]),
@@ -98,7 +112,9 @@ def test_truncated_answers_other_phases_and_evaluations_are_left_out(tmp_path: P
         (make_group("truncated", truncated=True), 0),
         (make_group("held out", purpose="eval"), 0),
     )
-    assert select(tmp_path) == (ExpertReport(), [])
+    report, rows = select(tmp_path)
+    assert rows == []
+    assert report == ExpertReport(attempts=2, correct=1, truncated=1, prompts=1, per_step={0: 0})
 
 
 def test_identical_answers_to_a_problem_are_kept_once(tmp_path: Path, make_group):
@@ -111,7 +127,7 @@ def test_identical_answers_to_a_problem_are_kept_once(tmp_path: Path, make_group
         (make_group("b", (1.0, 0.0, 1.0), tokens=same), 3),
     )
     report, rows = select(tmp_path)
-    assert (report.candidates, report.kept) == (7, 4)
+    assert (report.correct, report.duplicates, report.kept) == (7, 3, 4)
     kept = {(r["prompt_id"], tuple(r["response_ids"]), r["step"]) for r in rows}
     assert kept == {("a", (5, 5), 3), ("a", (6, 6), 3), ("b", (5, 5), 3), ("b", (6, 6), 3)}
 
@@ -150,6 +166,63 @@ def test_a_compacted_journal_gives_the_same_experts(tmp_path: Path, make_group):
     plain, compacted = select(tmp_path / "plain", max_per_prompt=1), select(tmp_path / "compacted", max_per_prompt=1)
     assert plain == compacted
     assert plain[0].kept == 9
+
+
+def test_an_evaluation_in_the_middle_of_a_phase_does_not_end_it(tmp_path: Path, make_group):
+    held_out = make_group("held out", purpose="eval")
+    write(tmp_path, BEGIN, (make_group("a"), 0), PhaseBegun("eval", 1000, 5), (held_out, 0), (make_group("b"), 7))
+    assert select(tmp_path)[0].per_step == {0: 1, 7: 1}
+
+
+def test_a_phase_that_only_samples_has_an_expert_set_too(tmp_path: Path, make_group):
+    write(tmp_path, PhaseBegun("sample", 0, 0), (make_group("a"), 0), PhaseBegun("sample", 1, 0), (make_group("b"), 0))
+    assert [row["prompt_id"] for row in select(tmp_path)[1]] == ["a"]
+
+
+def test_what_a_crash_left_at_the_end_of_the_last_segment_is_not_looked_at(tmp_path: Path, make_group):
+    write(tmp_path, BEGIN, *((make_group(f"p{n}", (1.0, 0.0)), n) for n in range(3)))
+    write(tmp_path, *((make_group(f"q{n}", (1.0, 0.0)), n) for n in range(3)))  # another writer, another segment
+    before = select(tmp_path)
+    last = max(tmp_path.glob("segment-*.arrow"))
+    lost = to_batch(make_group("lost"), 0, 9).serialize()
+    last.write_bytes(last.read_bytes().removesuffix(b"\xff\xff\xff\xff\0\0\0\0") + lost.slice(0, 300).to_pybytes())
+    assert before[0].kept == 6
+    assert select(tmp_path) == before
+
+
+def test_an_answer_that_the_log_names_and_the_disk_does_not_have_is_damage(tmp_path: Path, make_group):
+    write(tmp_path, BEGIN, *((make_group(f"p{n}", (1.0, 0.0)), n) for n in range(3)))
+    segment = tmp_path / "segment-000001.arrow"
+    segment.write_bytes(segment.read_bytes()[:-200])
+    with pytest.raises(JournalDamaged, match=r"ends before record batches \[2\]"):
+        select(tmp_path)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_without_a_file_the_report_is_the_same(tmp_path: Path, make_group):
+    write(
+        tmp_path,
+        BEGIN,
+        *((make_group("a", (1.0, 0.0, 1.0), epoch=n, tokens=[[n, 1], [0, 0], [n, 2]]), n) for n in range(9)),
+    )
+    report, _ = select(tmp_path, max_per_prompt=4)
+    assert report.diversity is not None
+    assert select_experts(LocalDisk(tmp_path), 0, ExpertRule(1.0, 4, seed=5), None) == report
+
+
+def test_an_iteration_without_groups_is_an_empty_set(tmp_path: Path, make_group):
+    write(tmp_path, BEGIN)
+    assert select(tmp_path) == (ExpertReport(), [])
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path, make_group):
+    write(tmp_path, BEGIN, (make_group("a"), 0))
+    rows = select(tmp_path)[1]
+    (tmp_path / "segment-000001.arrow").unlink()
+    with pytest.raises(JournalDamaged):
+        select(tmp_path)
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist() == rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.log", "lock", "out.parquet"]
 
 
 def test_success_rates_read_a_tenth_of_a_percent_exactly(tmp_path: Path, make_group):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.storage import InUse, LocalDisk, Storage
+from rollout.storage import InUse, LocalDisk, Storage, whole_file
 
 
 @pytest.fixture
@@ -85,6 +85,18 @@ def test_a_replacement_that_fails_leaves_the_old_file_and_no_other_name(tmp_path
         disk.replace("file", b"new")
     assert failed.value.errno == errno.ENOSPC
     assert (get(disk, "file"), disk.names()) == (b"old", ["file"])
+
+
+def test_a_file_written_in_pieces_is_seen_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "deep" / "file"
+    with whole_file(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    with pytest.raises(TypeError), whole_file(path) as file:
+        file.writelines([b"half of the next", "no bytes"])
+    assert {name.name: name.read_bytes() for name in path.parent.iterdir()} == {"file": b"one two"}
 
 
 def test_a_lock_is_held_by_one_and_says_who_has_it(disk: LocalDisk):
