@@ -331,10 +331,11 @@ class RolloutBuffer:
             self._drop(key, "stale")  # there is room for a replacement
         return phase.batch() or f"{phase.describe(self._desk.max_in_flight)}; {self._desk.describe()}"
 
-    async def trained(self, keys: Sequence[GroupKey], version: int) -> None:
+    async def trained(self, keys: Sequence[GroupKey], version: int, ends: str = "") -> None:
         """These groups made `version`. Durable when it returns: only then may an engine see that version.
 
-        Saying it twice is the same as once.
+        `ends` says why the phase ends with this step; nothing new is started from then on. Saying it twice is the same
+        as once.
 
         Raises:
             ValueError: When it is not the next step: versions of a phase are consecutive, recorded steps come first.
@@ -346,8 +347,8 @@ class RolloutBuffer:
             recorded = phase.is_recorded(keys, version)
             phase.require_given(keys)
             if not recorded:
-                self._books.record(Trained(tuple(keys), version))
-            phase.trained(keys, version)
+                self._books.record(Trained(tuple(keys), version, ends))
+            phase.trained(keys, version, ends=bool(ends))
             self._changes.notify()
         await self._books.sync()
 

@@ -22,6 +22,7 @@ from actors.records import EvalRow
 from actors.stop_request import StopRequest
 from actors.weight_sync import WeightSync
 from rollout.evaluation import forgetting, summarize
+from trainer.phase_end import PhaseEnd, trend
 from trainer.phases import Phase
 
 _MOST_FAILED = 0.5  # share of an evaluation's answers without a verdict
@@ -49,6 +50,7 @@ class Evaluations:
         self._progress = progress
         self._clock = clock
         self._under_way: asyncio.Task[EvalRow] | None = None
+        self._phase_end = PhaseEnd(plan.schedule.end)
 
     async def evaluate(self, weights: str, after: str) -> EvalRow:
         """Evaluate the weights called `weights`, which the engines run on, and wait for it.
@@ -86,8 +88,23 @@ class Evaluations:
             return
         evaluation, self._under_way = self._under_way, None
         row = await evaluation
-        self._commits.change(evals=(*self._commits.now.evals, row), evaluating=None)
+        now = self._commits.now
+        signals = now.signals
+        if (scored := row.metrics.get(self._watched)) is not None:
+            trend, signals = self._phase_end.evaluated(row.step, scored, signals)
+            if trend:
+                self._progress.note("trend", trend, iteration=self._progress.current.iteration, step=row.step)
+        self._commits.change(evals=(*now.evals, row), evaluating=None, signals=signals)
         self._progress.update(evals=self._commits.now.evals)
+
+    @property
+    def trend(self) -> dict[str, float]:
+        """How training reward and held-out pass@k moved over the last evaluations of the phase; empty at first."""
+        return trend(self._commits.now.signals.curve)
+
+    @property
+    def _watched(self) -> str:
+        return f"pass@{max(self._plan.ks)}"
 
     def cancel(self) -> None:
         """The run is over."""

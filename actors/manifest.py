@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from actors.records import EvalRow
 from rollout.storage import Storage
 from trainer.guard import Standing
+from trainer.phase_end import Signals
 from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
 _FORMAT = 5
+_RECORDS = ("done", "checkpoints", "guard", "signals", "restored", "evals")  # what JSON has in another form
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Manifest:
     """sha256 of the weights of that number, where a phase begins or ends; empty in between."""
     guard: Standing = field(default_factory=Standing)
     """What the stability guard remembers of `phase` at `step`."""
+    signals: Signals = field(default_factory=Signals)
+    """What `trainer.phase_end` remembers of `phase` at `step`."""
     restored: tuple[tuple[int, int], ...] = ()
     """(version, the version whose weights it has again) of each RL step that the stability guard rolled back."""
     weights: dict[str, str] = field(default_factory=dict)
@@ -80,10 +84,11 @@ class Manifest:
             )
         phase, evaluating = fields.pop("phase"), fields.pop("evaluating")
         return cls(
-            **{k: v for k, v in fields.items() if k not in ("done", "checkpoints", "guard", "restored", "evals")},
+            **{k: v for k, v in fields.items() if k not in _RECORDS},
             done=tuple(Phase.of(p) for p in fields["done"]),
             checkpoints=tuple(fields["checkpoints"]),
             guard=Standing(**fields["guard"] | {"grad_norms": tuple(fields["guard"]["grad_norms"])}),
+            signals=Signals.of(fields["signals"]),
             restored=tuple((version, again) for version, again in fields["restored"]),
             evals=tuple(EvalRow(**row) for row in fields["evals"]),
             phase=Phase.of(phase) if phase else None,
@@ -124,6 +129,7 @@ class Manifest:
             proven=0,
             dataset="",
             guard=Standing(),
+            signals=Signals(),
             weights={**self.weights, self.phase.produces: weights_hash},
             evals=(*self.evals, row) if row else self.evals,
         )

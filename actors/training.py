@@ -12,6 +12,7 @@ last two may overlap with the next step (`actors.weight_sync`); a step that is r
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from actors.commits import Commits
@@ -23,6 +24,7 @@ from actors.protocols import Batch, Buffer, Learner
 from actors.stop_request import StopRequest
 from actors.weight_sync import WeightSync
 from rollout.records import BatchInfo
+from trainer.phase_end import PhaseEnd
 from trainer.phases import Phase
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class TrainingLoop:
         self._stop = stop
         self._progress = progress
         self._clock = clock
+        self._phase_end = PhaseEnd(plan.schedule.end)
 
     async def train(self, phase: Phase) -> None:
         """Make every step of the phase under way that is not made yet.
@@ -85,7 +88,7 @@ class TrainingLoop:
         metrics = await self._learner.step(batch, "rl" if phase.kind == "rl" else "sft")
         commits.change(step=step)
         if phase.kind == "rl":
-            await self._record(phase, info, metrics)
+            await self._record(info, self._ends(phase, info, metrics | info.metrics))
         await self._guarded(phase, metrics)
         metrics |= info.metrics | {"wait_batch_s": waited}
         if phase.kind == "rl":
@@ -114,12 +117,29 @@ class TrainingLoop:
         answer: tuple[BatchInfo, Any] = await self._stop.patiently(self._buffer.next_batch, f"batch {step} of {steps}")
         return answer
 
-    async def _record(self, phase: Phase, info: BatchInfo, metrics: dict[str, float]) -> None:
+    def _ends(self, phase: Phase, info: BatchInfo, metrics: dict[str, float]) -> str:
+        """Why the phase ends with this step, before its last; empty when it goes on. What is on record stands."""
+        state = self._commits.now
+        why, signals = self._phase_end.step(state.step, metrics | self._evaluations.trend, state.signals)
+        if info.recorded:
+            why = info.ends
+        elif state.step == state.steps:
+            why = ""
+        self._commits.change(signals=signals)
+        if why:
+            logger.warning("%s ends with step %d of %d: %s", phase.produces, state.step, state.steps, why)
+            where = {"iteration": phase.iteration, "step": state.step}
+            self._progress.note("phase_end", {}, **where, reason=why)
+        return why
+
+    async def _record(self, info: BatchInfo, ends: str) -> None:
         """These groups made the next version: durable before any engine sees it. It may be the last of the phase."""
-        commits = self._commits
-        version = commits.now.version + 1
-        await self._buffer.trained(info.groups, version)
-        commits.change(version=version, digest="")
+        now = self._commits.now
+        await self._buffer.trained(info.groups, now.version + 1, ends)
+        self._commits.change(version=now.version + 1, digest="")
+        if ends:
+            assert now.phase is not None
+            self._commits.change(phase=replace(now.phase, steps=now.step, ended=ends), steps=now.step)
 
     async def _guarded(self, phase: Phase, metrics: dict[str, float]) -> None:
         """Let the stability guard judge the step that was made, and do what it says: `Unstable` ends the run."""

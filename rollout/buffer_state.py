@@ -14,10 +14,11 @@ from rollout.batches import is_stale, oldest_trained_version, supervised_batch, 
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
 from rollout.datasets import SupervisedDataset
+from rollout.drift import Drift
 from rollout.events import Fate
 from rollout.failures import FailureWatch
 from rollout.ledger import PromptOrder
-from rollout.records import BatchInfo, EvalCounts, GroupKey, Prompt, RolloutGroup, TrainingBatch
+from rollout.records import BatchInfo, EvalCounts, GroupKey, IntArray, Prompt, RolloutGroup, TrainingBatch
 
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
 
@@ -34,6 +35,8 @@ class RecordedStep:
     """Version that it made, and makes again."""
     groups: tuple[RolloutGroup, ...]
     """In the order in which they were trained."""
+    ends: str = ""
+    """Why the phase ends with it; empty when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class RLPhase:
         config: RolloutConfig,
         ready: Iterable[RolloutGroup] = (),
         recorded: Iterable[RecordedStep] = (),
+        drift: Drift | None = None,
     ) -> None:
         self.iteration = iteration
         self.step = step
@@ -106,6 +110,7 @@ class RLPhase:
         self._oldest: dict[GroupKey, int] = {}  # running group → the engines' version of its oldest token
         self._barren: Counter[str] = Counter()  # groups dropped since the last accepted one, by reason
         self._rewards: list[float] = []  # of everything scored since the last step, trained or not
+        self._drift = drift or Drift()
         self._watch = FailureWatch(config.groups_per_step, config.max_failed_frac)
 
     @property
@@ -161,6 +166,7 @@ class RLPhase:
         self._oldest.pop(group.key, None)
         self._rewards += [float(reward) for reward in group.rewards]
         self._watch.see(group)
+        self._drift.see(group.key.prompt_id, self.new_step, *seen(group))
         curated, reason = None, "failed"
         if len(group.rewards) >= 2:  # one sibling alone has nothing to be compared with
             curated, reason = self._curator.on_group(group), self._curator.reason
@@ -193,9 +199,10 @@ class RLPhase:
             TooManyFailures: When too many answers have no verdict.
         """
         if self.recorded:
-            info, batch = training_batch(self.recorded[0].groups, self.version)
+            step = self.recorded[0]
+            info, batch = training_batch(step.groups, self.version)
             self._given = info.groups
-            return replace(info, recorded=len(self.recorded)), batch
+            return replace(info, recorded=len(self.recorded), ends=step.ends), batch
         self._watch.refuse()
         if len(self.ready) < self.groups_per_step or (self._config.wait_for_late and self.late):
             self._refuse_barren()
@@ -203,10 +210,10 @@ class RLPhase:
         self.ready.sort(key=self._age)
         info, batch = training_batch([ready.group for ready in self.ready[: self.groups_per_step]], self.version)
         self._given = info.groups
+        metrics = info.metrics | self._drift.metrics()
         if self._rewards:
-            mean = sum(self._rewards) / len(self._rewards)
-            info = replace(info, metrics=info.metrics | {"reward_generated": mean})
-        return info, batch
+            metrics["reward_generated"] = sum(self._rewards) / len(self._rewards)
+        return replace(info, metrics=metrics), batch
 
     def describe(self, max_in_flight: int) -> str:
         """How far the next batch is, for messages."""
@@ -243,8 +250,10 @@ class RLPhase:
         if tuple(keys) != self._given:
             raise ValueError(f"a step trains the batch that was given last, {self._given}, got {tuple(keys)}")
 
-    def trained(self, keys: Sequence[GroupKey], version: int) -> None:
-        """One step is done with these groups."""
+    def trained(self, keys: Sequence[GroupKey], version: int, ends: bool = False) -> None:
+        """One step is done with these groups; it may be the last one before its time."""
+        if ends:
+            self.admission.end()
         if self.recorded:
             self.recorded.popleft()
         else:
@@ -339,6 +348,12 @@ class SFTPhase:
         batch = supervised_batch(self._dataset.batch(self._step, self._batch_size, self._seed))
         self._step += 1
         return supervised_info(batch), batch
+
+
+def seen(group: RolloutGroup) -> tuple[bool, list[IntArray]]:
+    """What `Drift.see` needs to know of a group: whether it has a correct answer, and its scored answers."""
+    scored = [rollout for rollout in group.rollouts if rollout.trainable]
+    return any(r.verdict.status == "correct" for r in scored), [r.response.token_ids for r in scored]
 
 
 def count_answers(group: RolloutGroup) -> EvalCounts:

@@ -167,6 +167,8 @@ class Trained:
 
     keys: tuple[GroupKey, ...]
     version: int
+    ends: str = ""
+    """Why the phase ends with this step, before the steps that it was to have; empty when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)

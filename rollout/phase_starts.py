@@ -52,6 +52,8 @@ class PhaseStarts:
         """
         config, kept = self._config, await self._left_by(iteration)
         groups = await self._groups(again, kept)
+        if again and again[-1].ends:
+            steps_left = len(again)
         accepted = len(again) * config.groups_per_step + len(kept)
         phase = RLPhase(
             iteration,
@@ -63,6 +65,7 @@ class PhaseStarts:
             config,
             [groups[key] for key in kept],
             _with_groups(again, groups),
+            await self._books.drift(iteration),
         )
         phase.tighten(self._books.ledger.bounds.get(iteration, config.max_staleness))
         return phase
@@ -124,4 +127,4 @@ class PhaseStarts:
 
 
 def _with_groups(steps: Sequence[Trained], groups: Mapping[GroupKey, RolloutGroup]) -> list[RecordedStep]:
-    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys)) for step in steps]
+    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys), step.ends) for step in steps]

@@ -268,6 +268,8 @@ class BatchInfo:
     """reward, correct_frac, truncated_frac, response_len, staleness_mean, staleness_max…"""
     recorded: int = 0
     """Steps, this one included, that were trained before and are trained again after a restart; 0 for a new one."""
+    ends: str = ""
+    """Why the phase ends with this step, where that is on record already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ recorded with the step that gave it, so steps that are trained again after a cra
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,12 @@ class Signals:
     """Sum of their mean rewards."""
     curve: tuple[tuple[int, float, float], ...] = ()
     """(step, mean reward since the evaluation before, held-out pass@k) of the last evaluations."""
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Signals":
+        """Signals as JSON has them."""
+        pairs = {name: tuple(tuple(item) for item in fields[name]) for name in ("outside", "curve")}
+        return cls(**{**fields, **pairs})
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class FakeBuffer:
         self.batches += 1
         return BatchInfo((GroupKey("train", 0, f"p{self.batches}"),), 4, 40, 20, {"reward": 1.0}), None
 
-    async def trained(self, keys: object, version: int) -> None:
+    async def trained(self, keys: object, version: int, ends: str = "") -> None:
         self.log.append(f"trained {version}")
 
     async def tighten(self, max_staleness: float) -> None:
@@ -179,6 +179,8 @@ def make(
     warmup: bool = False,
     scheduler: str = "rloop",
     schedule: dict[str, Any] | None = None,
+    every_steps: int | None = None,
+    eval_overlap: bool = True,
     experts: int = 100,
     overlap: bool = True,
     rl_steps: int = 3,
@@ -195,7 +197,7 @@ def make(
         rl=OptimConfig(),
         rft=SFTConfig(),
         warmup=SFTConfig(),
-        eval=EvalConfig(samples=4, ks=(1, 4)),
+        eval=EvalConfig(samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap),
         warmup_dataset="warmup.parquet" if warmup else "",
         base_cache="",
         seed=0,
