@@ -286,3 +286,13 @@ class EvalCounts:
     """Answers that ran into the length limit."""
     tokens: int
     """Sampled tokens of all attempts together."""
+    votes: tuple[int, ...] = ()
+    """How many of the answers with a verdict gave each distinct final answer, most frequent first."""
+    right: tuple[int, ...] = ()
+    """How many of these were judged correct, in the same order: all of them or none, unless the verifier judges more
+    than the final answer."""
+
+    @property
+    def scored(self) -> int:
+        """Answers with a verdict: n of pass@k."""
+        return self.attempts - self.failed

@@ -36,7 +36,7 @@ def make_group(
             np.array(versions, np.int32),
             "length" if truncated else "stop",
         )
-        verdict = Verdict(reward, status, "exact", "1", {"answer": reward or 0.0}, f"note {i}")
+        verdict = Verdict(reward, status, "exact", "1", {"answer": reward or 0.0}, f"note {i}", f"answer {i}")
         fate = "failed" if reward is None else "truncated" if truncated else "finished"
         mask = np.ones(len(ids), np.bool_)
         rollouts.append(Rollout(prompt_id, i, np.array([7, 8, 9], np.int32), segment, mask, verdict, fate))
