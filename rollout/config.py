@@ -116,6 +116,6 @@ class EvalConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples: int = Field(32, ge=1, description="Answers per held-out problem (n of pass@k).")
-    ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k; each at most `samples`.")
+    ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k, maj@k and worst@k; each at most `samples`.")
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature of evaluation.")
     limit: int | None = Field(None, ge=1, description="Use only the first N held-out problems.")
