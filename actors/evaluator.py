@@ -6,7 +6,6 @@ waits for   the buffer, as patiently as its caller
 unblocked   by the last held-out group
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -45,7 +44,7 @@ class Evaluator:
         await self._buffer.begin_eval(number, plan.samples, plan.temperature, plan.limit)
         counts = await patiently(self._buffer.eval_result, f"evaluation of {weights}")
         await self._buffer.end_phase()
-        metrics = await asyncio.to_thread(summarize, counts, plan.ks)  # seconds for thousands of problems
+        metrics = summarize(counts, plan.ks)
         if metrics.get("failed_frac", 0.0) > _MOST_FAILED:
             raise EvaluationFailed(
                 f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "

@@ -92,17 +92,9 @@ def forgetting(before: Sequence[EvalCounts], after: Sequence[EvalCounts]) -> flo
 
     A problem is solved by one correct answer, so both evaluations should have as many answers per problem. Problems
     without any verdict on one of the sides are left out.
-
-    Raises:
-        ValueError: When the two are not about the same problems.
     """
-    now = {problem.prompt_id: problem for problem in after}
-    if set(now) != {problem.prompt_id for problem in before}:
-        raise ValueError(
-            f"forgetting compares evaluations of the same problems, got {len(before)} and {len(now)} that differ; "
-            "evaluate both with the same data and eval.limit"
-        )
-    kept = [now[p.prompt_id].correct > 0 for p in before if p.correct and now[p.prompt_id].scored]
+    now = {problem.prompt_id: problem.correct > 0 for problem in after if problem.scored}
+    kept = [now[problem.prompt_id] for problem in before if problem.correct and problem.prompt_id in now]
     return 1.0 - sum(kept) / len(kept) if kept else 0.0
 
 
