@@ -3,6 +3,7 @@
 Returns the plan of the run: what `--dry-run` prints and what a person would want to know before waiting.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,18 +132,20 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     )
 
 
-def check_evaluation(config: RunConfig, checkpoint: Path, machine: Machine) -> None:
-    """Look at what `rloop eval` touches.
+def check_evaluation(config: RunConfig, checkpoint: Path, machine: Machine, json_file: Path | None = None) -> None:
+    """Look at what `rloop eval` touches: no learner, so any model that the engine serves will do.
 
     Raises:
         Refused: With a sentence per problem, each with its remedy.
     """
-    model, problems = read_model(checkpoint)
+    model, problems = read_model(checkpoint, trained=False)
     problems = [*installed_collisions(), *problems]
     tokenizer = None
     if model is not None:
         tokenizer, more = _tokenizer(checkpoint)
-        problems += [*more, *shortages(config, model, machine)]
+        problems += [*more, *shortages(config, model, machine, trained=False)]
+    if json_file and not (json_file.absolute().parent.is_dir() and os.access(json_file.absolute().parent, os.W_OK)):
+        problems.append(f"--json {json_file}: cannot be written there; name a file in a directory of yours")
     problems += [*_data(config, tokenizer)[2], *_verifier(config.verifier.name)]
     if problems:
         raise Refused(problems)

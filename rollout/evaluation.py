@@ -104,8 +104,10 @@ def _estimates(problem: EvalCounts, ks: Sequence[int], n: int) -> dict[str, floa
     estimates = {f"avg@{n}": pass_at_k(scored, correct, 1) if scored else np.nan}
     for k in ks:
         estimates[f"pass@{k}"] = pass_at_k(scored, correct, k) if scored >= k else np.nan
-    for k in (k for k in ks if k > 1):
+    several = [k for k in ks if k > 1]
+    for k in several:
         estimates[f"maj@{k}"] = majority_at_k(problem.votes, problem.right, k) if sum(problem.votes) >= k else np.nan
+    for k in several:
         estimates[f"worst@{k}"] = worst_at_k(scored, correct, k) if scored >= k else np.nan
     return estimates
 
