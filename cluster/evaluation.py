@@ -23,7 +23,7 @@ def table(row: EvalRow) -> Table:
     of_all, sets = _parted(row)
     columns = {"all": of_all, **sets} if len(sets) != 1 else sets
     drawn = Table(title=f"{row.weights} × {row.num_samples} answers (± half of a 95 % interval)", title_justify="left")
-    drawn.add_column("")
+    drawn.add_column("", no_wrap=True)
     for name in columns:
         drawn.add_column(name, justify="right")
     drawn.add_row("problems", *(f"{metrics['problems']:.0f}" for metrics in columns.values()))

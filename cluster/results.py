@@ -61,8 +61,8 @@ def score(metrics: Mapping[str, float], key: str) -> str:
 
 
 def estimate(metrics: Mapping[str, float], key: str) -> str:
-    """A score with half of its interval, `0.412±0.031`."""
-    half = f"±{(metrics[key + HIGH] - metrics[key + LOW]) / 2:.3f}" if key + LOW in metrics else ""
+    """A score with half of its interval, `0.412 ±0.031`."""
+    half = f" ±{(metrics[key + HIGH] - metrics[key + LOW]) / 2:.3f}" if key + LOW in metrics else ""
     return score(metrics, key) + half
 
 

@@ -41,11 +41,11 @@ def test_every_metric_of_every_set_is_shown_with_its_interval() -> None:
     shown = lines(COUNTS)
     assert shown[""] == ["all", "3 numbers", "harder"]
     assert shown["problems"] == ["3", "2", "1"]
-    assert [cell.split("±")[0] for cell in shown["pass@1"]] == ["0.333", "0.500", "0.000"]
-    assert [cell.split("±")[0] for cell in shown["pass@4"]] == ["0.667", "1.000", "0.000"]
-    assert [cell.split("±")[0] for cell in shown["maj@4"]] == ["0.333", "0.500", "0.000"]
-    assert [cell.split("±")[0] for cell in shown["worst@4"]] == ["0.000", "0.000", "0.000"]
-    assert shown["pass@1"][0] == "0.333±0.375"  # three problems tell next to nothing
+    assert [cell.split(" ±")[0] for cell in shown["pass@1"]] == ["0.333", "0.500", "0.000"]
+    assert [cell.split(" ±")[0] for cell in shown["pass@4"]] == ["0.667", "1.000", "0.000"]
+    assert [cell.split(" ±")[0] for cell in shown["maj@4"]] == ["0.333", "0.500", "0.000"]
+    assert [cell.split(" ±")[0] for cell in shown["worst@4"]] == ["0.000", "0.000", "0.000"]
+    assert shown["pass@1"][0] == "0.333 ±0.375"  # three problems tell next to nothing
     assert shown["tokens per answer"] == ["16.7", "12.5", "25.0"]
     assert shown["truncated"] == ["33.3%", "12.5%", "75.0%"]
     assert shown["without verdict"] == ["0.0%", "0.0%", "0.0%"]
@@ -70,9 +70,8 @@ def test_the_file_holds_the_settings_all_metrics_and_the_counts_of_every_problem
     of_sets = {f"{tag}/{name}": value for tag, metrics in found["sets"].items() for name, value in metrics.items()}
     assert found["all"] | of_sets == summarize(COUNTS, (1, 4))
     assert list(found["sets"]) == ["3 numbers", "harder"]
-    assert [
-        EvalCounts(**{k: tuple(v) if isinstance(v, list) else v for k, v in p.items()}) for p in found["problems"]
-    ] == (COUNTS)
+    read = [{name: tuple(v) if isinstance(v, list) else v for name, v in p.items()} for p in found["problems"]]
+    assert [EvalCounts(**problem) for problem in read] == COUNTS
 
 
 def test_a_file_that_could_not_be_written_is_refused_before_the_evaluation(tmp_path: Path) -> None:

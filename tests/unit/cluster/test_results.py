@@ -27,7 +27,7 @@ def text_of(draw: object) -> str:
 def test_the_table_has_a_row_per_policy_with_intervals_and_changes_against_the_base() -> None:
     (grid,) = grids(ROWS)
     text = text_of(table(grid))
-    assert "0.200±0.060" in text
+    assert "0.200 ±0.060" in text
     assert "0.310 (+0.110)" in text
     assert "0.450 (-0.050)" in text
     assert "60 held-out problems × 32 answers" in text
@@ -50,7 +50,7 @@ def test_in_a_narrow_terminal_no_number_is_lost() -> None:
     console = Console(record=True, width=70, file=io.StringIO())
     console.print(table(grids(ROWS)[0]))
     text = console.export_text()
-    for number in ("0.200±0.060", "0.310", "(+0.110)", "0.625", "(+0.125)"):
+    for number in ("0.200", "±0.060", "0.310", "(+0.110)", "0.625", "(+0.125)"):
         assert number in text
 
 
@@ -60,7 +60,7 @@ def test_the_same_tables_in_markdown() -> None:
         f"{title}\n\n"
         "| policy | weights | pass@1 | pass@8 |\n"
         "| --- | --- | ---: | ---: |\n"
-        "| base policy | theta-0 | 0.200±0.060 | 0.500 |\n"
+        "| base policy | theta-0 | 0.200 ±0.060 | 0.500 |\n"
         "| iteration 1, after RL | rl-0 | 0.310 (+0.110) | 0.450 (-0.050) |\n"
         "| iteration 1, after RFT | theta-1 | 0.300 (+0.100) | 0.625 (+0.125) |"
     )
