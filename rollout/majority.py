@@ -21,8 +21,8 @@ Floats = npt.NDArray[np.float64]
 def majority_at_k(votes: Sequence[int], right: Sequence[int], k: int) -> float:
     """Expected correctness of the majority's answer among k of the sum(votes) answers.
 
-    Exact to rounding for k up to 16 and for all answers at once; else the mean over 2,000 subsets drawn with a fixed
-    seed, whose standard error is at most 0.011 for one problem, so 0.001 for the mean over a hundred.
+    Exact to rounding for k up to 16 and for all answers at once; else the mean over 2,000 random subsets, the same ones
+    for the same votes, with a standard error of at most 0.011.
 
     Args:
         votes: [A] answers that gave each distinct final answer, all positive.
@@ -77,7 +77,8 @@ def _nodes(k: int) -> tuple[Floats, Floats]:
 
 
 def _estimated_chances(votes: npt.NDArray[np.int64], k: int) -> Floats:
-    """[A] each answer's chance to win, estimated from random subsets: the same ones in every call."""
-    drawn_DA = np.random.default_rng(0).multivariate_hypergeometric(votes, k, size=_DRAWS, method="marginals")
+    """[A] each answer's chance to win. The votes are the seed: problems with others have errors of their own."""
+    random = np.random.default_rng([k, *votes])
+    drawn_DA = random.multivariate_hypergeometric(votes, k, size=_DRAWS, method="marginals")
     wins_DA = drawn_DA == drawn_DA.max(axis=1, keepdims=True)
     return np.mean(wins_DA / wins_DA.sum(axis=1, keepdims=True), axis=0)

@@ -40,7 +40,7 @@ class RawProblem:
     source: str
     """Where it came from, e.g. `train.jsonl:17`."""
     tag: str = ""
-    """Group under which evaluation reports it."""
+    """The held-out set that evaluation reports it in."""
 
 
 class Tokenizer(Protocol):

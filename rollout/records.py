@@ -37,7 +37,7 @@ class Prompt:
     source: str = ""
     """Where it came from, e.g. `train.jsonl:17`; evaluation reports one line per `tag`, not per source."""
     tag: str = ""
-    """Group under which evaluation reports it, e.g. `4 numbers`."""
+    """The held-out set that evaluation reports it in, e.g. `4 numbers`."""
 
 
 class GroupKey(NamedTuple):
@@ -276,7 +276,7 @@ class EvalCounts:
 
     prompt_id: str
     tag: str
-    """Group under which the problem is reported, e.g. `4 numbers`; empty for none."""
+    """The held-out set that the problem is in, e.g. `4 numbers`; empty for none."""
     attempts: int
     """Answers generated."""
     correct: int
