@@ -16,7 +16,7 @@ class EvalRow:
     after: str
     """For people: `base policy`, `iteration 1, after RL`…"""
     metrics: dict[str, float]
-    """`pass@1`, `pass@8`, … over all held-out problems and, as `4 numbers/pass@1`, per tag; `truncated_frac`…"""
+    """`pass@1`, `maj@8`, `pass@8_low`… over all held-out problems and, as `4 numbers/pass@1`, per held-out set."""
     num_problems: int
     num_samples: int
     number: int = 0

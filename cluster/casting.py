@@ -23,7 +23,8 @@ PATIENCE = 3
 class Casting:
     """Builds the actors of one run from its configuration: who gets which part of it, and which resources."""
 
-    def __init__(self, config: "RunConfig", run_dir: Path, ray_app: Any, gpus: int) -> None:
+    def __init__(self, config: "RunConfig", run_dir: Path, ray_app: Any, gpus: int, ranks: int) -> None:
+        """`gpus`: those of the cluster. `ranks`: learner ranks that will be asked for; 0 for an evaluation."""
         self._config = config
         self._logs = run_dir / "logs"
         self._run_dir = run_dir
@@ -31,10 +32,10 @@ class Casting:
         engines = config.actors.rollout_workers * config.rollout.engine.tensor_parallel
         # Ray counts the node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
         self.on_gpu = gpus > 0 and not version("torch").endswith("+cpu")
-        if self.on_gpu and gpus < engines + config.trainer.ranks:
+        if self.on_gpu and gpus < engines + ranks:
             raise Refused(
                 [
-                    f"{engines} engine and {config.trainer.ranks} learner GPUs are asked for, the cluster has {gpus}; "
+                    f"{engines} engine and {ranks} learner GPUs are asked for, the cluster has {gpus}; "
                     "lower actors.rollout_workers, rollout.engine.tensor_parallel or trainer.ranks"
                 ]
             )

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rollout.config import EvalConfig, RolloutConfig
+from rollout.countdown_sets import HARDER_NUMBERS
+from rollout.problem_files import HELD_OUT
 from trainer.advantages.catalogue import ADVANTAGE_NAMES, TOKEN_REWARDS
 from trainer.config import CriticConfig, ImportanceConfig, ModelConfig, RLConfig, TrainerConfig
 from trainer.losses.options import LOSS_NAMES
@@ -152,6 +154,12 @@ def _task(config: "RunConfig") -> Iterator[str]:
                 "model.scratch.tokenizer=countdown knows 19 characters and cannot read data.task=file; "
                 "set model.path, or model.scratch.tokenizer=bytes"
             )
+        for name in data.eval_sets:
+            if not name or "/" in name or name == HELD_OUT:
+                yield (
+                    f"a set of data.eval_sets must have a name without '/', other than {HELD_OUT!r} (that of "
+                    f"data.eval_path), got {name!r}; call it otherwise"
+                )
         if config.schedule.warmup_demos:
             yield (
                 f"schedule.warmup_demos needs data.task=countdown, which makes its own demonstrations, got "
@@ -169,6 +177,13 @@ def _task(config: "RunConfig") -> Iterator[str]:
     ):
         if not numbers or any(not 3 <= n <= 5 for n in numbers):
             yield f"data.countdown.{key} must list sizes from 3 to 5, got {list(numbers)}; use e.g. [3, 4]"
+    if data.eval_sets:
+        yield "data.eval_sets is for data.task=file, data.task=countdown makes its own; set it to {}"
+    if data.countdown.harder_problems and max(data.countdown.train_numbers, default=0) >= HARDER_NUMBERS:
+        yield (
+            f"data.countdown.harder_problems have {HARDER_NUMBERS} numbers, more than those of training, got "
+            f"train_numbers={list(data.countdown.train_numbers)}; use e.g. [3, 4], or harder_problems=0"
+        )
     if config.schedule.warmup_demos and not scratch:
         yield (
             f"schedule.warmup_demos is for models made from scratch, got {config.schedule.warmup_demos} with "
@@ -211,6 +226,12 @@ def advice(config: "RunConfig") -> list[str]:
         )
     if rl.kl.weight and not rl.kl.in_reward and rl.kl.estimator == "k1":
         sentences.append("trainer.rl.kl.estimator=k1 as a loss has no gradient on average, only noise; use k2 or k3")
+    task = config.data.countdown
+    if config.schedule.warmup_demos and task.other_form_problems and not task.other_form_demos:
+        sentences.append(
+            "data.countdown.other_form_problems are in a form that no demonstration has: the base policy cannot read "
+            "it; set other_form_demos, e.g. 0.2"
+        )
     if rollout.max_staleness >= config.schedule.rl_steps:
         sentences.append(
             f"rollout.max_staleness={rollout.max_staleness:g} reaches beyond a phase of "

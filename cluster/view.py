@@ -5,6 +5,7 @@ explains a stall is printed above it, in full: nobody who looks on reads a file 
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -162,6 +163,6 @@ def _clock(seconds: float) -> str:
 
 
 def pass_keys(evals: tuple[EvalRow, ...]) -> list[str]:
-    """`pass@1`, `pass@8`… as they occur, smallest k first; per-tag numbers left out."""
-    keys = {key for row in evals for key in row.metrics if key.startswith("pass@")}
+    """`pass@1`, `pass@8`… as they occur, smallest k first; intervals and single held-out sets left out."""
+    keys = {key for row in evals for key in row.metrics if re.fullmatch(r"pass@\d+", key)}
     return sorted(keys, key=lambda key: int(key.removeprefix("pass@")))

@@ -357,8 +357,20 @@ def seen(group: RolloutGroup) -> tuple[bool, list[IntArray]]:
 
 
 def count_answers(group: RolloutGroup) -> EvalCounts:
-    """What evaluation needs to know of a held-out group."""
+    """What evaluation needs to know of a held-out group.
+
+    Answers agree when their verifier read the same final answer in them; where it gave none, when their tokens are the
+    same.
+    """
     rollouts = group.rollouts
+    votes: Counter[str | bytes] = Counter()
+    right: Counter[str | bytes] = Counter()
+    for rollout in rollouts:
+        if rollout.trainable:
+            answer = rollout.verdict.answer or rollout.response.token_ids.tobytes()
+            votes[answer] += 1
+            right[answer] += rollout.verdict.status == "correct"
+    polled = sorted(((votes[answer], right[answer]) for answer in votes), reverse=True)
     return EvalCounts(
         prompt_id=group.key.prompt_id,
         tag=group.prompt.tag,
@@ -367,4 +379,6 @@ def count_answers(group: RolloutGroup) -> EvalCounts:
         failed=sum(not r.trainable for r in rollouts),
         truncated=sum(r.response.finish_reason == "length" for r in rollouts),
         tokens=sum(len(r.response) for r in rollouts),
+        votes=tuple(count for count, _ in polled),
+        right=tuple(count for _, count in polled),
     )

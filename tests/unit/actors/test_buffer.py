@@ -496,8 +496,8 @@ def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
         waiting = asyncio.create_task(buffer.eval_result(5))
         await buffer.finish("w", 0, answer(leases[0], [0.0, 0.0, 0.0, 0.0]))
         assert await waiting == [
-            EvalCounts("e0", "0 numbers", attempts=4, correct=0, failed=0, truncated=0, tokens=8),
-            EvalCounts("e1", "1 numbers", attempts=4, correct=2, failed=1, truncated=0, tokens=8),
+            EvalCounts("e0", "0 numbers", 4, 0, 0, 0, tokens=8, votes=(1, 1, 1, 1), right=(0, 0, 0, 0)),
+            EvalCounts("e1", "1 numbers", 4, 2, failed=1, truncated=0, tokens=8, votes=(1, 1, 1), right=(1, 1, 0)),
         ]
 
     run(test)

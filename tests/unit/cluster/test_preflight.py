@@ -49,6 +49,20 @@ def test_countdown_needs_no_file(tmp_path: Path) -> None:
     assert (plan.train_problems, plan.held_out_problems) == (200, 60)
 
 
+def test_the_plan_tells_the_held_out_sets(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    hard = write(tmp_path / "hard.jsonl", [{"question": f"What is {i}!?", "answer": "1"} for i in range(3)])
+    plan = check(config(data, data__eval_fraction=0.2, data__eval_sets={"hard": hard}), tmp_path / "a", BIG)
+    assert plan.held_out_sets == {"held-out": 4, "hard": 3}
+    assert "16 training and 7 held-out problems (held-out: 4, hard: 3); the longest" in str(plan)
+
+
+def test_a_held_out_problem_that_is_trained_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    (problem,) = refusal(config(data, data__eval_path=write(tmp_path / "test.jsonl", ROWS[7:8])), tmp_path / "a")
+    assert problem.startswith("test.jsonl:1 (set 'held-out') is also the training problem train.jsonl:8: 'What is 7")
+
+
 def test_problems_of_every_kind_are_listed_together(tmp_path: Path) -> None:
     data = write(tmp_path / "train.jsonl", [*ROWS, {"id": "q99", "question": "", "answer": "1"}])
     (tmp_path / "runs" / "a").mkdir(parents=True)
