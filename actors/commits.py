@@ -72,9 +72,9 @@ class Commits:
         self.now = self.now.committed(digest, row)
         await self.commit(self.now)
 
-    def note_failed_evaluation(self) -> None:
+    def note_failed_evaluation(self, number: int) -> None:
         """Too many answers of an evaluation had no verdict: the next start draws all of them again."""
-        replace(self.last, failed_evals=self.last.failed_evals + 1).save(self._storage)
+        replace(self.last, failed_evals=(*self.last.failed_evals, number)).save(self._storage)
 
     # -- weights that have a name -----------------------------------------------------------------------------
 

@@ -59,28 +59,35 @@ class Evaluations:
             EvaluationFailed: Too many answers have no verdict.
         """
         self._progress.begin("eval", self._progress.current.iteration, 0)
-        row = await self._evaluate(self._number(), weights, after, step=0)
+        row = await self._evaluate(self._number(self._commits.now.version), weights, after, step=0)
         self._progress.update(evals=(*self._commits.now.evals, row))
         return row
 
+    def due(self, step: int) -> None:
+        """A step was recorded. If an evaluation is due after it, no checkpoint from now on forgets that."""
+        now, every = self._commits.now, self._plan.every_steps
+        if every and step % every == 0 and step < now.steps:
+            self._commits.change(evaluating=(*now.evaluating, (now.version, step)))
+
     async def after_step(self, phase: Phase, step: int) -> None:
-        """Begin an evaluation if it is time for one; book the one under way if it has ended.
+        """Begin the evaluation that is due after a step; book the one under way if it has ended.
 
         Raises:
             EvaluationFailed: Too many answers of that have no verdict.
         """
-        every = self._plan.every_steps
-        if every and step % every == 0:
+        due = [version for version, at in self._commits.now.evaluating if at == step]
+        if due:
             await self.ended()
             await self._sync.ended()
-            await self._begin(phase, self._number(), step)
+            await self._begin(phase, due[0], step)
         elif self._under_way and self._under_way.done():
             await self.ended()
 
     async def go_on(self, phase: Phase) -> None:
-        """The phase is taken up at a checkpoint: so is the evaluation that was under way then."""
-        if self._commits.now.evaluating:
-            await self._begin(phase, *self._commits.now.evaluating)
+        """The phase is taken up at a checkpoint: so are the evaluations that were not over then."""
+        for version, step in self._commits.now.evaluating:
+            await self.ended()
+            await self._begin(phase, version, step)
 
     async def ended(self) -> None:
         """Wait for the evaluation under way, if there is one, and book it."""
@@ -94,7 +101,8 @@ class Evaluations:
             trend, signals = self._phase_end.evaluated(row.step, scored, signals)
             if trend:
                 self._progress.note("trend", trend, iteration=self._progress.current.iteration, step=row.step)
-        self._commits.change(evals=(*now.evals, row), evaluating=None, signals=signals)
+        left = tuple(pending for pending in now.evaluating if pending[1] != row.step)
+        self._commits.change(evals=(*now.evals, row), evaluating=left, signals=signals)
         self._progress.update(evals=self._commits.now.evals)
 
     @property
@@ -111,16 +119,16 @@ class Evaluations:
         if self._under_way:
             self._under_way.cancel()
 
-    async def _begin(self, phase: Phase, number: int, step: int) -> None:
-        self._commits.change(evaluating=(number, step))
+    async def _begin(self, phase: Phase, version: int, step: int) -> None:
         weights, after = f"{phase.produces}-step-{step}", f"iteration {phase.iteration + 1}, RL step {step}"
-        self._under_way = asyncio.create_task(self._evaluate(number, weights, after, step))
+        self._under_way = asyncio.create_task(self._evaluate(self._number(version), weights, after, step))
         self._under_way.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may be left behind
         if not self._plan.overlap:
             await self.ended()
 
-    def _number(self) -> int:
-        return self._commits.now.version + _AFRESH * self._commits.now.failed_evals
+    def _number(self, version: int) -> int:
+        failed = sum(number % _AFRESH == version for number in self._commits.now.failed_evals)
+        return version + _AFRESH * failed
 
     async def _evaluate(self, number: int, weights: str, after: str, step: int) -> EvalRow:
         plan, began = self._plan, self._clock()
@@ -130,7 +138,7 @@ class Evaluations:
         await self._buffer.end_eval()
         metrics = summarize(counts, plan.ks)
         if metrics.get("failed_frac", 0.0) > _MOST_FAILED:
-            self._commits.note_failed_evaluation()
+            self._commits.note_failed_evaluation(number)
             raise EvaluationFailed(
                 f"{metrics['failed_frac']:.0%} of the answers of {weights} have no verdict (verifier time-outs or "
                 "errors, or workers that were lost over them: see incidents.jsonl); pass@k of the rest would mislead. "

@@ -14,7 +14,7 @@ from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
 _FORMAT = 5
-_RECORDS = ("done", "checkpoints", "guard", "signals", "restored", "evals")  # what JSON has in another form
+_OTHERWISE = ("done", "checkpoints", "guard", "signals", "restored", "evals", "evaluating", "failed_evals")  # in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Manifest:
     started_from: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of the weights that the phase which made them began with, as the learner held them."""
     evals: tuple[EvalRow, ...] = ()
-    evaluating: tuple[int, int] | None = None
-    """(number, RL step) of the evaluation that was under way beside `phase` at `step`."""
-    failed_evals: int = 0
-    """Evaluations that were refused because too many answers had no verdict; their answers are not used again."""
+    evaluating: tuple[tuple[int, int], ...] = ()
+    """(version, RL step) of each evaluation that was due in `phase` at `step`, and was not over."""
+    failed_evals: tuple[int, ...] = ()
+    """Numbers of evaluations that were refused: too many answers had no verdict. Those are not used again."""
 
     @property
     def checkpoint(self) -> str:
@@ -82,17 +82,18 @@ class Manifest:
             raise ValueError(
                 f"{run}/{FILE_NAME} has format {found}, this RLoop reads {_FORMAT}; use the RLoop that wrote it"
             )
-        phase, evaluating = fields.pop("phase"), fields.pop("evaluating")
+        phase = fields.pop("phase")
         return cls(
-            **{k: v for k, v in fields.items() if k not in _RECORDS},
+            **{k: v for k, v in fields.items() if k not in _OTHERWISE},
             done=tuple(Phase.of(p) for p in fields["done"]),
             checkpoints=tuple(fields["checkpoints"]),
             guard=Standing(**fields["guard"] | {"grad_norms": tuple(fields["guard"]["grad_norms"])}),
             signals=Signals.of(fields["signals"]),
             restored=tuple((version, again) for version, again in fields["restored"]),
+            evaluating=tuple((version, step) for version, step in fields["evaluating"]),
+            failed_evals=tuple(fields["failed_evals"]),
             evals=tuple(EvalRow(**row) for row in fields["evals"]),
             phase=Phase.of(phase) if phase else None,
-            evaluating=tuple(evaluating) if evaluating else None,
         )
 
     @classmethod

@@ -89,6 +89,7 @@ class TrainingLoop:
         commits.change(step=step)
         if phase.kind == "rl":
             await self._record(info, self._ends(phase, info, metrics | info.metrics))
+            self._evaluations.due(step)
         await self._guarded(phase, metrics)
         metrics |= info.metrics | {"wait_batch_s": waited}
         if phase.kind == "rl":
@@ -107,7 +108,7 @@ class TrainingLoop:
         )
         self._progress.update(step=step, steps=commits.now.steps, version=commits.now.version)
         last = step == commits.now.steps
-        if phase.kind == "rl" and not last:
+        if phase.kind == "rl":
             await self._evaluations.after_step(phase, step)
         if self._stop.asked:
             raise Interrupted(self._stop.reason)

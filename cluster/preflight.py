@@ -20,8 +20,10 @@ from cluster.rules import advice
 from cluster.rundir import RunDir
 from cluster.settings import Refused
 from trainer.advantages.catalogue import ADVANTAGE_NAMES
-from trainer.config import TrainerConfig
+from trainer.config import ScheduleConfig, TrainerConfig
 from trainer.losses.options import LOSS_NAMES
+from trainer.phases import Phase
+from trainer.schedules import SCHEDULER_NAMES, make_scheduler
 from verifiers.plugin import UnknownName, by_path
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ class Plan:
 
     def __str__(self) -> str:
         c = self.config
-        warmup = f"warm-up on {c.schedule.warmup_demos} demonstrations, then " if c.schedule.warmup_demos else ""
         rows = [
             ("model", f"{self.model.name}, {_count(self.model.parameters)} parameters"),
             (
@@ -54,7 +55,7 @@ class Plan:
                 f"{self.train_problems} training and {self.held_out_problems} held-out problems{self._sets()}; the "
                 f"longest prompt has {self.longest_prompt} tokens",
             ),
-            ("schedule", f"{warmup}{c.schedule.iterations} × (RL {c.schedule.rl_steps} steps → RFT), each evaluated"),
+            ("schedule", _schedule(c.schedule)),
             (
                 "step",
                 f"{c.rollout.groups_per_step} problems × {c.rollout.group_size} answers, at most "
@@ -114,7 +115,7 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     if model is not None:
         problems += shortages(config, model, machine)
     train, held_out, more = _data(config, tokenizer)
-    problems += [*more, *_verifier(config.verifier.name), *_learner(config.trainer)]
+    problems += [*more, *_verifier(config.verifier.name), *_plugins(config)]
     if config.cluster.ray_address is None:
         problems += _missing_here(config.trainer, machine)
     if problems or model is None:
@@ -202,17 +203,18 @@ def _verifier(name: str) -> list[str]:
     return []
 
 
-def _learner(trainer: TrainerConfig) -> Iterator[str]:
+def _plugins(config: RunConfig) -> Iterator[str]:
     """Names that lead nowhere."""
-    for key, name, built_in in (
-        ("loss", trainer.rl.loss, LOSS_NAMES),
-        ("advantage", trainer.rl.advantage, ADVANTAGE_NAMES),
+    for section, key, name, built_in in (
+        ("trainer.rl", "loss", config.trainer.rl.loss, LOSS_NAMES),
+        ("trainer.rl", "advantage", config.trainer.rl.advantage, ADVANTAGE_NAMES),
+        ("schedule", "scheduler", config.schedule.scheduler, SCHEDULER_NAMES),
     ):
         try:
             if name not in built_in:
                 by_path(name, key, built_in)
         except UnknownName as error:
-            yield f"trainer.rl.{key}: {error}"
+            yield f"{section}.{key}: {error}"
 
 
 def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
@@ -222,6 +224,29 @@ def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
     kinds = {trainer.rl.optim.name, trainer.rft.optim.name, trainer.warmup.optim.name}
     if "adamw_8bit" in kinds and not find_spec("torchao"):
         yield "optim.name=adamw_8bit needs torchao, which is not installed; install rloop[torchao], or use adamw"
+
+
+def _schedule(schedule: ScheduleConfig) -> str:
+    """The phases of the first iteration, and how many iterations there are."""
+    scheduler, done = make_scheduler(schedule, warmup=False), list[Phase]()
+    while phase := scheduler.next(done):
+        done.append(phase)
+    cycle = " → ".join(_words(phase) for phase in done if phase.iteration == 0)
+    times = len({phase.iteration for phase in done})
+    warmup = f"warm-up on {schedule.warmup_demos} demonstrations, then " if schedule.warmup_demos else ""
+    return f"{schedule.scheduler}: {warmup}{f'{times} × ({cycle})' if times > 1 else cycle}"
+
+
+def _words(phase: Phase) -> str:
+    match phase.kind:
+        case "rl":
+            return f"RL {phase.steps} steps"
+        case "sample":
+            return f"sampling as much as RL would in {phase.steps} steps"
+        case "rft":
+            return "RFT of the policy it started from" if phase.init_from.startswith("theta") else "RFT of its end"
+        case _:
+            return "average with its start"
 
 
 def _plural(n: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from rollout.config import EvalConfig, RolloutConfig
 from rollout.countdown_sets import HARDER_NUMBERS
 from rollout.problem_files import HELD_OUT
 from trainer.advantages.catalogue import ADVANTAGE_NAMES, TOKEN_REWARDS
-from trainer.config import CriticConfig, ImportanceConfig, ModelConfig, RLConfig, TrainerConfig
+from trainer.config import CriticConfig, ImportanceConfig, ModelConfig, RLConfig, ScheduleConfig, TrainerConfig
 from trainer.losses.options import LOSS_NAMES
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def broken_rules(config: "RunConfig") -> list[str]:
         *_objective(config.trainer.rl, config.rollout),
         *_adapters(config.trainer),
         *_evaluation(config.eval),
+        *_schedule(config),
         *_model(config.model),
         *_task(config),
     ]
@@ -132,6 +133,24 @@ def _evaluation(evaluation: EvalConfig) -> Iterator[str]:
                 f"every k of eval.ks must be between 1 and eval.samples, got {k} and {evaluation.samples}; "
                 "pass@k is estimated from k or more answers: lower k or raise eval.samples"
             )
+
+
+def _schedule(config: "RunConfig") -> Iterator[str]:
+    schedule, evaluation = config.schedule, config.eval
+    if schedule.scheduler == "merge" and config.trainer.lora.rank:
+        yield (
+            f"schedule.scheduler=merge needs trainer.lora.rank=0, got {config.trainer.lora.rank}: the average of "
+            "adapters is not the adapter of the average"
+        )
+    if schedule.merge_share != ScheduleConfig().merge_share and schedule.scheduler != "merge":
+        yield f"schedule.merge_share is for schedule.scheduler=merge, got {schedule.scheduler}; leave merge_share out"
+    if schedule.end.overfit_gap is not None and not evaluation.every_steps:
+        yield (
+            "schedule.end.overfit_gap needs evaluations in the middle of a phase; set eval.every_steps, to about a "
+            "tenth of the phase"
+        )
+    if evaluation.every_steps and evaluation.overlap and config.rollout.deterministic:
+        yield "rollout.deterministic needs eval.overlap=false: what sampled an answer would be a matter of timing"
 
 
 def _model(model: ModelConfig) -> Iterator[str]:

@@ -171,7 +171,7 @@ def test_an_evaluation_that_a_checkpoint_found_under_way_is_taken_up_by_the_next
         return (await run).state
 
     assert asyncio.run(stopped_during_an_evaluation()) == "interrupted"
-    assert Manifest.load(LocalDisk(tmp_path)).evaluating == (3, 2)
+    assert Manifest.load(LocalDisk(tmp_path)).evaluating == ((3, 2),)
     controller, _, _, _ = make(tmp_path, iterations=1, rl_steps=5, every_steps=2)
     status = asyncio.run(controller.run())
     assert [row.weights for row in status.evals] == ["theta-0", "rl-0-step-2", "rl-0-step-4", "rl-0", "theta-1"]
@@ -281,7 +281,7 @@ def test_an_evaluation_without_verdicts_is_never_committed(tmp_path):
     with pytest.raises(EvaluationFailed, match="75% of the answers of theta-0 have no verdict"):
         asyncio.run(controller.run())
     manifest = Manifest.load(LocalDisk(tmp_path))
-    assert (manifest.evals, manifest.weights, manifest.failed_evals) == ((), {}, 1)  # the next start draws anew
+    assert (manifest.evals, manifest.weights, manifest.failed_evals) == ((), {}, (1,))  # the next start draws anew
 
 
 def test_a_run_goes_on_after_an_evaluation_failed_behind_a_phase_without_steps(tmp_path):

@@ -37,7 +37,7 @@ def test_a_good_run_gives_a_plan_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert plan.held_out_problems == 4
     assert plan.longest_prompt == len("What is 19 + 19?") + 2  # a byte is a token; two markers of the chat template
     text = str(plan)
-    assert "2 × (RL 50 steps → RFT), each evaluated" in text
+    assert "rloop: 2 × (RL 50 steps → RFT of the policy it started from)" in text
     assert "1 rollout worker, 1 learner rank, 2 verifier processes, on 2 cores" in text
     assert "Qwen3 from scratch, 0.47 M parameters" in text  # 260 × 96 + 4 × 110,848 + 96
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
