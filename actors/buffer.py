@@ -144,15 +144,27 @@ class RolloutBuffer:
         await self._books.sync()
         return phase.done
 
-    async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
-        """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all."""
+    async def begin_sft(
+        self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0, holdout_frac: float = 0.0
+    ) -> int:
+        """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all.
+
+        The answers to about `holdout_frac` of the problems are not trained: `held_out_batch` has them.
+        """
         async with self._one_at_a_time:
             examples = await asyncio.to_thread(SupervisedDataset, Path(dataset))
-            steps = num_steps(len(examples), batch_size, epochs)
+            trained, held_out = await asyncio.to_thread(examples.split, holdout_frac, seed)
+            steps = num_steps(len(trained), batch_size, epochs)
             self._begin(PhaseBegun("sft", 0, self._version, steps, done_steps))
-            self._phase = SFTPhase(examples, batch_size, seed, steps, done_steps)
+            self._phase = SFTPhase(examples, trained, held_out, batch_size, seed, steps, done_steps)
         await self._books.sync()
         return steps
+
+    async def held_out_batch(self) -> TrainingBatch | None:
+        """What the supervised phase holds out, as one batch; None when it trains on everything."""
+        if not isinstance(self._phase, SFTPhase):
+            raise RuntimeError("no supervised phase is under way; call begin_sft first")
+        return self._phase.held_out_batch()
 
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         """Start an evaluation of the first `limit` held-out prompts; answers it already has are not drawn again.

@@ -245,8 +245,9 @@ class Controller:
         return dataset, await self._begin_sft(phase, dataset)
 
     async def _begin_sft(self, phase: Phase, dataset: str, done_steps: int = 0) -> int:
-        sft, path = self._plan.sft(phase.kind), str(self._run_dir / dataset)
-        return await self._buffer.begin_sft(path, sft.batch_size, sft.epochs, self._plan.seed, done_steps)
+        sft, path, seed = self._plan.sft(phase.kind), str(self._run_dir / dataset), self._plan.seed
+        held_out = self._plan.rft.holdout_frac if phase.kind == "rft" else 0.0
+        return await self._buffer.begin_sft(path, sft.batch_size, sft.epochs, seed, done_steps, held_out)
 
     # -- weights ----------------------------------------------------------------------------------------------
 

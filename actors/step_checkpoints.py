@@ -49,9 +49,8 @@ class StepCheckpoints:
 
     async def begin(self, manifest: Manifest) -> None:
         """Copy the learner's whole state, which is that of `manifest`; it is written from then on."""
-        assert manifest.phase is not None
         assert not self._saving
-        directory = f"checkpoints/steps/{manifest.phase.kind}-{manifest.phase.iteration}-{manifest.step}"
+        directory = manifest.step_directory
         if directory == manifest.checkpoint:
             return  # committed already; rewriting it in place would leave a moment without it
         self._begun_at = self._clock()
@@ -98,7 +97,7 @@ class StepCheckpoints:
 
     async def prune(self, manifest: Manifest) -> None:
         """Remove what the manifest does not name: older steps, those of other phases, and drafts."""
-        named = {self._run_dir / directory for directory in manifest.checkpoints}
+        named = {self._run_dir / directory for directory in (*manifest.checkpoints, manifest.lowest.checkpoint)}
         for found in (self._run_dir / "checkpoints" / "steps").glob("*"):
             if found not in named:
                 await asyncio.to_thread(shutil.rmtree, found)  # a slow disk must not look like a hang

@@ -13,13 +13,14 @@ from rollout.admission import Admission
 from rollout.batches import is_stale, oldest_trained_version, supervised_batch, supervised_info, training_batch
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
-from rollout.datasets import SupervisedDataset
+from rollout.datasets import RowArray, SupervisedDataset, batch_rows
 from rollout.drift import Drift
 from rollout.events import Fate
 from rollout.failures import FailureWatch
 from rollout.ledger import PromptOrder
 from rollout.records import BatchInfo, EvalCounts, GroupKey, IntArray, Prompt, RolloutGroup, TrainingBatch
 
+_MOST_HELD_OUT = 512  # examples that a supervised phase looks at without training them
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
 
 
@@ -334,8 +335,20 @@ class EvalPhase:
 class SFTPhase:
     """Supervised batches, one after the other."""
 
-    def __init__(self, dataset: SupervisedDataset, batch_size: int, seed: int, steps: int, step: int) -> None:
+    def __init__(
+        self,
+        dataset: SupervisedDataset,
+        trained: RowArray,
+        held_out: RowArray,
+        batch_size: int,
+        seed: int,
+        steps: int,
+        step: int,
+    ) -> None:
+        """Of the dataset, the rows `trained` are trained and the rows `held_out` are not."""
         self._dataset = dataset
+        self._trained = trained
+        self._held_out = held_out
         self._batch_size = batch_size
         self._seed = seed
         self._steps = steps
@@ -345,9 +358,15 @@ class SFTPhase:
         """The batch of the next step."""
         if self._step >= self._steps:
             raise RuntimeError(f"the supervised phase has {self._steps} steps and all of them were given out")
-        batch = supervised_batch(self._dataset.batch(self._step, self._batch_size, self._seed))
+        places = batch_rows(len(self._trained), self._batch_size, self._seed, self._step)
+        batch = supervised_batch([self._dataset[int(row)] for row in self._trained[places]])
         self._step += 1
         return supervised_info(batch), batch
+
+    def held_out_batch(self) -> TrainingBatch | None:
+        """At most some hundred examples that are not trained, always the same; None when there are none."""
+        rows = self._held_out[:_MOST_HELD_OUT]
+        return supervised_batch([self._dataset[int(row)] for row in rows]) if len(rows) else None
 
 
 def seen(group: RolloutGroup) -> tuple[bool, list[IntArray]]:

@@ -138,6 +138,19 @@ class SFTConfig(BaseModel):
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimizer of this phase.")
 
 
+class RFTConfig(SFTConfig):
+    """RFT phases: supervised, on the expert set."""
+
+    kl_weight: float = Field(
+        0.0, ge=0, description="Coefficient of the squared distance (k2) to the policy that RFT starts from."
+    )
+    holdout_frac: float = Field(
+        0.0, ge=0, lt=1, description="Share of the expert set's problems held out, to stop early; 0 trains on all."
+    )
+    check_every: int = Field(10, ge=1, description="Steps between looks at the held-out loss.")
+    patience: int = Field(3, ge=1, description="Looks without a lower loss that end the phase, at its lowest.")
+
+
 class LoraConfig(BaseModel):
     """Low-rank adapters: the model is frozen, and only they are trained."""
 
@@ -201,7 +214,7 @@ class TrainerConfig(BaseModel):
     )
     guard: GuardConfig = Field(default_factory=GuardConfig, description="What is done about an unstable run.")
     rl: RLConfig = Field(default_factory=RLConfig, description="RL phases.")
-    rft: SFTConfig = Field(default_factory=SFTConfig, description="RFT phases.")
+    rft: RFTConfig = Field(default_factory=RFTConfig, description="RFT phases.")
     warmup: SFTConfig = Field(default_factory=SFTConfig, description="Supervised warm-up of a model made from scratch.")
 
 

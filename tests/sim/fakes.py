@@ -139,7 +139,7 @@ class FakeLearner:
         await asyncio.sleep(0.05 + 0.5 * self._random.random())
         digest = arithmetic.digest_of(batch)
         bad = self._unstable and digest % 3 == 0
-        if bad and objective == "sft":
+        if bad and objective == "rft":
             return {"skipped": 1.0}
         self._weights = arithmetic.trained(self._weights, digest)
         self._steps.append(digest)

@@ -17,7 +17,7 @@ from rollout.expert_rule import ExpertRule
 from rollout.records import BatchInfo, EvalCounts, GroupKey
 from rollout.storage import LocalDisk
 from rollout.weights import WeightLayout, WeightSlot
-from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
+from trainer.config import GuardConfig, OptimConfig, RFTConfig, ScheduleConfig, SFTConfig
 from trainer.directories import NotWritten
 from trainer.schedules import make_scheduler
 
@@ -35,6 +35,8 @@ class FakeLearner:
         self.disk_takes = 0
         self.full_disk = False
         self.metrics: Callable[[str], dict[str, float]] = lambda weights: {}
+        self.losses: dict[str, float] = {}
+        """Held-out loss, by the weights."""
         self._writing: tuple[Path, str] | None = None
         self._steps_left = 0
 
@@ -59,6 +61,10 @@ class FakeLearner:
         self.weights += "+" if objective == "rl" else "s"
         self._steps_left -= 1
         return metrics
+
+    async def nll(self, batch: object) -> float:
+        assert batch == "held out"
+        return self.losses[self.weights]
 
     async def layout(self) -> WeightLayout:
         return WeightLayout.of([("w", "float32", (1,))])
@@ -116,6 +122,8 @@ class FakeBuffer:
         self.began: list[tuple[str, int]] = []
         self.hang = False
         self.batches = 0
+        self.sft_steps = 2
+        self.holds_out = False
         self.goes_on: int | None = None
         """So many steps are to be trained again in a phase that never stopped; None: there is none."""
 
@@ -125,9 +133,15 @@ class FakeBuffer:
     async def begin_rl(self, iteration: int, steps: int, version: int, done_steps: int = 0) -> None:
         self.began.append(("rl", done_steps))
 
-    async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
+    async def begin_sft(
+        self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0, holdout_frac: float = 0.0
+    ) -> int:
         self.began.append((Path(dataset).name, done_steps))
-        return 2
+        self.holds_out = holdout_frac > 0
+        return self.sft_steps
+
+    async def held_out_batch(self) -> object | None:
+        return "held out" if self.holds_out else None
 
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         self.log.append("eval")
@@ -181,6 +195,7 @@ def make(
     schedule: dict[str, Any] | None = None,
     every_steps: int | None = None,
     eval_overlap: bool = True,
+    rft: RFTConfig | None = None,
     experts: int = 100,
     overlap: bool = True,
     rl_steps: int = 3,
@@ -195,7 +210,7 @@ def make(
     plan = Plan(
         schedule=phases,
         rl=OptimConfig(),
-        rft=SFTConfig(),
+        rft=rft or RFTConfig(),
         warmup=SFTConfig(),
         eval=EvalConfig(samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap),
         warmup_dataset="warmup.parquet" if warmup else "",

@@ -13,7 +13,7 @@ from actors.manifest import Manifest
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.records import EvalCounts
 from rollout.storage import LocalDisk
-from trainer.config import PhaseEndConfig
+from trainer.config import PhaseEndConfig, RFTConfig
 from trainer.directories import NotWritten
 
 
@@ -207,6 +207,50 @@ def test_a_phase_that_a_record_ends_is_not_judged_again(tmp_path):
     asyncio.run(controller.run())
     manifest = Manifest.load(LocalDisk(tmp_path))
     assert (manifest.done[0].steps, manifest.done[0].ended, manifest.weights["rl-0"]) == (4, "it forgets", "base++++")
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept", "steps"),
+    [
+        ((1.0, 0.5, 0.7), "basessss", 6),  # the end is past the minimum
+        ((1.0, 1.2, 0.1), "basess", 4),  # patience is over before the loss falls again
+        ((1.0, 0.5, 0.2), "basessssss", 6),
+    ],
+)
+def test_fine_tuning_ends_where_its_held_out_loss_was_lowest(tmp_path, losses, kept, steps):
+    rft = RFTConfig(holdout_frac=0.1, check_every=2, patience=1)
+    controller, learner, _, buffer = make(tmp_path, iterations=1, rft=rft)
+    buffer.sft_steps = 6
+    learner.losses = {"base" + "s" * made: loss for made, loss in zip((2, 4, 6), losses, strict=True)}
+    asyncio.run(controller.run())
+    manifest = Manifest.load(LocalDisk(tmp_path))
+    assert manifest.weights["theta-1"] == kept
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    looks = [line["heldout_nll"] for line in lines if "heldout_nll" in line]
+    assert looks == list(losses[: steps // 2])
+    assert bool(manifest.done[-1].ended) == (kept != "base" + "s" * 6)
+    assert f"stage 5 {kept}" in learner.log  # what the engines got is what was kept
+
+
+def test_the_best_step_of_fine_tuning_outlives_later_checkpoints_and_a_death(tmp_path):
+    rft = RFTConfig(holdout_frac=0.1, check_every=1, patience=3)
+
+    def after(made: int) -> float:
+        return {1: 1.0, 2: 0.5}.get(made, 0.9)
+
+    def started(dies: bool):
+        controller, learner, _, buffer = make(tmp_path, iterations=1, rft=rft, checkpoint_every_s=0.0)
+        buffer.sft_steps = 9
+        learner.losses = {"base" + "s" * made: after(made) for made in range(1, 10)}
+        if dies:
+            learner.losses["base" + "s" * 5] = None  # what fails where the loss of step 5 is asked for
+        return controller
+
+    with pytest.raises(TypeError):
+        asyncio.run(started(dies=True).run())
+    assert Manifest.load(LocalDisk(tmp_path)).lowest.checkpoint == "checkpoints/steps/rft-0-2"
+    asyncio.run(started(dies=False).run())
+    assert Manifest.load(LocalDisk(tmp_path)).weights["theta-1"] == "basess"
 
 
 def test_a_stop_request_checkpoints_and_a_resumed_run_ends_with_the_same_weights(tmp_path):
