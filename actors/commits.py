@@ -59,13 +59,13 @@ class Commits:
         """The next start of the run begins: it is the next incarnation, and what a crash left takes room."""
         if self.now.weights:
             self.now.save(self._storage)
-        await self._checkpoints.prune(self.now)
+        await self._checkpoints.prune(self.now, self.now)
 
     async def commit(self, manifest: Manifest) -> None:
         """This is what happened."""
         manifest.save(self._storage)
         self.last = manifest
-        await self._checkpoints.prune(manifest)
+        await self._checkpoints.prune(manifest, self.now)
 
     async def conclude(self, digest: str, row: EvalRow | None) -> None:
         """The phase under way is over; weights of this hash are what it produced."""
@@ -83,6 +83,10 @@ class Commits:
         await self._learner.save(self.weights_dir(name), optimizer=False)
         await self._checkpoints.written(name)
         await self._learner.export(str(self.exported(name)))
+
+    def has(self, name: str) -> bool:
+        """Whether weights of that name are whole on the disk."""
+        return self.exported(name).exists()
 
     def weights_dir(self, name: str) -> str:
         """Where the learner finds named weights."""

@@ -12,13 +12,14 @@ an earlier one has drawn. At most one is under way.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from actors.commits import Commits
 from actors.endings import EvaluationFailed
 from actors.plan import Plan
 from actors.progress import Progress
 from actors.protocols import Buffer
-from actors.records import EvalRow
+from actors.records import EvalRow, best
 from actors.stop_request import StopRequest
 from actors.weight_sync import WeightSync
 from rollout.evaluation import forgetting, summarize
@@ -102,8 +103,13 @@ class Evaluations:
             if trend:
                 self._progress.note("trend", trend, iteration=self._progress.current.iteration, step=row.step)
         left = tuple(pending for pending in now.evaluating if pending[1] != row.step)
-        self._commits.change(evals=(*now.evals, row), evaluating=left, signals=signals)
+        self._commits.change(evals=self._with_best((*now.evals, row)), evaluating=left, signals=signals)
         self._progress.update(evals=self._commits.now.evals)
+
+    def _with_best(self, evals: tuple[EvalRow, ...]) -> tuple[EvalRow, ...]:
+        """Of the weights in the middle of phases, the best evaluated are kept if they are better than all others."""
+        top = best(evals, self._plan.ranked_by)
+        return tuple(replace(row, kept=row.kept and (not row.step or row is top)) for row in evals)
 
     @property
     def trend(self) -> dict[str, float]:
@@ -121,6 +127,8 @@ class Evaluations:
 
     async def _begin(self, phase: Phase, version: int, step: int) -> None:
         weights, after = f"{phase.produces}-step-{step}", f"iteration {phase.iteration + 1}, RL step {step}"
+        if self._plan.keep_best and self._commits.now.step == step:  # else the learner is further by now
+            await self._commits.keep(weights)
         self._under_way = asyncio.create_task(self._evaluate(self._number(version), weights, after, step))
         self._under_way.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may be left behind
         if not self._plan.overlap:
@@ -150,4 +158,5 @@ class Evaluations:
                 metrics[name] = forgetting(await self._buffer.evaluated(row[0].number), counts)
         version = self._commits.now.version
         self._progress.step("eval", self._clock() - began, metrics, weights=weights, after=after, version=version)
-        return EvalRow(weights, after, metrics, len(counts), plan.samples, number, step)
+        kept = not step or self._commits.has(weights)
+        return EvalRow(weights, after, metrics, len(counts), plan.samples, number, step, kept)

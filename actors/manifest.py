@@ -78,6 +78,12 @@ class Manifest:
         return self.checkpoints[-1] if self.checkpoints else ""
 
     @property
+    def kept_steps(self) -> set[str]:
+        """Names of weights in the middle of a phase that are kept, or may have to be."""
+        due = {f"{self.phase.produces}-step-{step}" for _, step in self.evaluating} if self.phase else set()
+        return due | {row.weights for row in self.evals if row.step and row.kept}
+
+    @property
     def step_directory(self) -> str:
         """Where the learner's state at `step` is saved, relative to the run."""
         assert self.phase is not None

@@ -95,9 +95,12 @@ class StepCheckpoints:
             "slow or stuck; mend that, or raise actors.learner_timeout_s"
         )
 
-    async def prune(self, manifest: Manifest) -> None:
-        """Remove what the manifest does not name: older steps, those of other phases, and drafts."""
-        named = {self._run_dir / directory for directory in (*manifest.checkpoints, manifest.lowest.checkpoint)}
-        for found in (self._run_dir / "checkpoints" / "steps").glob("*"):
-            if found not in named:
-                await asyncio.to_thread(shutil.rmtree, found)  # a slow disk must not look like a hang
+    async def prune(self, committed: Manifest, now: Manifest) -> None:
+        """Remove what nobody needs: older steps, those of other phases, drafts, and policies that were not the best."""
+        home = self._run_dir / "checkpoints"
+        named = {self._run_dir / directory for directory in (*committed.checkpoints, committed.lowest.checkpoint)}
+        kept = {home / name for manifest in (committed, now) for name in manifest.kept_steps}
+        gone = [found for found in (home / "steps").glob("*") if found not in named]
+        gone += [found for found in home.glob("*-step-*") if found not in kept]
+        for found in gone:
+            await asyncio.to_thread(shutil.rmtree, found)  # a slow disk must not look like a hang

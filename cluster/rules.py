@@ -134,6 +134,16 @@ def _evaluation(evaluation: EvalConfig) -> Iterator[str]:
                 "pass@k is estimated from k or more answers: lower k or raise eval.samples"
             )
 
+    metrics = {f"{name}@{k}" for name in ("pass", "maj", "worst") for k in evaluation.ks}
+    metrics.add(f"avg@{evaluation.samples}")
+    if evaluation.ranked_by.rpartition("/")[2] not in metrics:
+        yield (
+            f"eval.best_by must be a metric of the evaluation (or SET/metric), got {evaluation.best_by!r}; there are "
+            f"{', '.join(sorted(metrics))}"
+        )
+    if evaluation.keep_best and not evaluation.every_steps:
+        yield "eval.keep_best is for evaluations in the middle of a phase; set eval.every_steps, or keep_best=false"
+
 
 def _schedule(config: "RunConfig") -> Iterator[str]:
     schedule, evaluation = config.schedule, config.eval

@@ -140,3 +140,14 @@ class EvalConfig(BaseModel):
     overlap: bool = Field(
         True, description="Training goes on during those, whose answers then come from several versions."
     )
+    best_by: str | None = Field(
+        None, description="Metric of the best policy: `pass@8`, of one set `harder/pass@8`; null: accuracy, avg@n."
+    )
+    keep_best: bool = Field(
+        False, description="Keep the weights of the best evaluation in the middle of a phase (each one is saved first)."
+    )
+
+    @property
+    def ranked_by(self) -> str:
+        """The metric that tells the best policy."""
+        return self.best_by or f"avg@{self.samples}"

@@ -95,7 +95,8 @@ class FakeLearner:
         (directory / "weights").write_text(weights)
         return True
 
-    async def export(self, directory: str) -> None: ...
+    async def export(self, directory: str) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
 
 
 class FakeBroadcaster:
@@ -195,6 +196,7 @@ def make(
     schedule: dict[str, Any] | None = None,
     every_steps: int | None = None,
     eval_overlap: bool = True,
+    keep_best: bool = False,
     rft: RFTConfig | None = None,
     experts: int = 100,
     overlap: bool = True,
@@ -212,7 +214,7 @@ def make(
         rl=OptimConfig(),
         rft=rft or RFTConfig(),
         warmup=SFTConfig(),
-        eval=EvalConfig(samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap),
+        eval=EvalConfig(samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap, keep_best=keep_best),
         warmup_dataset="warmup.parquet" if warmup else "",
         base_cache="",
         seed=0,

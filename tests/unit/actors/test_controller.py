@@ -10,6 +10,7 @@ from controller_fakes import Commits, make
 
 from actors.endings import EvaluationFailed, NotTheStartingPolicy
 from actors.manifest import Manifest
+from actors.records import best
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.records import EvalCounts
 from rollout.storage import LocalDisk
@@ -151,6 +152,27 @@ def test_without_overlap_a_step_waits_for_the_evaluation_before_it(tmp_path):
     asyncio.run(controller.run())
     at = learner.log.index("eval", learner.log.index("trained 3"))
     assert learner.log.index("admit 3") < at < learner.log.index("trained 4")
+
+
+def test_of_the_weights_in_the_middle_of_a_phase_the_best_are_kept_if_they_are_better_than_all_named_ones(tmp_path):
+    """Correct answers of four: 2 of the base, then 1, 4, 3 in the middle of RL, 2 at its end, 3 after RFT."""
+    controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=4, every_steps=1, keep_best=True)
+    scores = iter((2, 1, 4, 3, 2, 3))
+    asked: dict[int, int] = {}
+
+    async def counted(timeout_s: float) -> list[EvalCounts]:
+        correct = asked.setdefault(buffer.log.count("eval"), -1)
+        if correct < 0:
+            correct = asked[buffer.log.count("eval")] = next(scores)
+        return [EvalCounts("e0", "t", attempts=4, correct=correct, failed=0, truncated=0, tokens=40)]
+
+    buffer.eval_result = counted
+    status = asyncio.run(controller.run())
+    assert [row.weights for row in status.evals if row.kept] == ["theta-0", "rl-0-step-2", "rl-0", "theta-1"]
+    assert best(status.evals, "pass@1").weights == "rl-0-step-2"
+    kept = {path.name for path in (tmp_path / "checkpoints").glob("*-step-*")}
+    assert kept == {"rl-0-step-2"}
+    assert (tmp_path / "checkpoints" / "rl-0-step-2" / "weights" / "weights").read_text() == "base++"
 
 
 def test_an_evaluation_that_a_checkpoint_found_under_way_is_taken_up_by_the_next_start(tmp_path):
