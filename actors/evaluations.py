@@ -52,6 +52,7 @@ class Evaluations:
         self._clock = clock
         self._under_way: asyncio.Task[EvalRow] | None = None
         self._phase_end = PhaseEnd(plan.schedule.end)
+        self._watched = plan.schedule.end.overfit_metric or f"pass@{max(plan.eval.ks)}"
 
     async def evaluate(self, weights: str, after: str) -> EvalRow:
         """Evaluate the weights called `weights`, which the engines run on, and wait for it.
@@ -116,10 +117,6 @@ class Evaluations:
         """How training reward and held-out pass@k moved over the last evaluations of the phase; empty at first."""
         return trend(self._commits.now.signals.curve)
 
-    @property
-    def _watched(self) -> str:
-        return f"pass@{max(self._plan.ks)}"
-
     def cancel(self) -> None:
         """The run is over."""
         if self._under_way:
@@ -144,7 +141,7 @@ class Evaluations:
         waits_for = f"evaluation of {weights}"
         counts = await self._stop.patiently(self._buffer.eval_result, waits_for, shown=not step)
         await self._buffer.end_eval()
-        metrics = summarize(counts, plan.ks)
+        metrics = await asyncio.to_thread(summarize, counts, plan.ks)
         if metrics.get("failed_frac", 0.0) > _MOST_FAILED:
             self._commits.note_failed_evaluation(number)
             raise EvaluationFailed(

@@ -49,8 +49,9 @@ class Progress:
         self.note(kind, metrics, **row, seconds=seconds)
 
     def note(self, kind: str, metrics: dict[str, float], **row: object) -> None:
-        """Something worth a line of metrics happened."""
-        self.update(metrics={**self.current.metrics, **metrics})
+        """Something worth a line of metrics happened. Numbers of an evaluation are no news of training."""
+        if kind != "eval":
+            self.update(metrics={**self.current.metrics, **metrics})
         line = {"time": time.time(), "phase": kind, **row, **metrics}
         with self._metrics_file.open("a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")

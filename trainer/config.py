@@ -233,6 +233,9 @@ class PhaseEndConfig(BaseModel):
     overfit_gap: float | None = Field(
         None, ge=0, description="End when reward rose and held-out pass@k fell by more than this together."
     )
+    overfit_metric: str | None = Field(
+        None, description="Held-out metric of that gap, e.g. `harder/pass@8`; null: pass@k of all sets, the largest k."
+    )
     patience: int = Field(3, ge=1, description="So many steps in a row beyond a bound end the phase.")
     min_steps: int = Field(10, ge=1, description="No phase ends before this step.")
 

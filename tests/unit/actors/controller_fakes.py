@@ -11,6 +11,7 @@ from actors.controller import Controller
 from actors.manifest import Manifest
 from actors.plan import Plan
 from actors.records import BufferStatus
+from actors.waiting import PeerLost
 from rollout.config import EvalConfig
 from rollout.expert_report import ExpertReport
 from rollout.expert_rule import ExpertRule
@@ -248,3 +249,26 @@ class Commits(LocalDisk):
         whole = self._run_dir.glob("checkpoints/steps/*/weights")
         held = {str(file.parent.relative_to(self._run_dir)): file.read_text() for file in whole}
         self.seen.append((Manifest.load(LocalDisk(self._run_dir)), held))
+
+
+class Mortal:
+    """Passes calls on, until the one that its run dies of."""
+
+    def __init__(self, calls: list[str], dies_at: int) -> None:
+        self._calls = calls
+        self._dies_at = dies_at
+
+    def __call__(self, actor: Any) -> Any:
+        calls, dies_at = self._calls, self._dies_at
+
+        class Peer:
+            def __getattr__(self, method: str) -> Any:
+                async def call(*args: Any, **kwargs: Any) -> Any:
+                    calls.append(f"{method} {args[1]}" if method == "trained" else method)
+                    if len(calls) >= dies_at:
+                        raise PeerLost(f"everything died before {method}")
+                    return await getattr(actor, method)(*args, **kwargs)
+
+                return call
+
+        return Peer()
