@@ -150,9 +150,8 @@ class Controller:
         """Fresh optimizer on the phase's initial weights: RL weights never leak into RFT."""
         self._skipped = ""
         dataset, steps = await self._dataset(phase)
-        if self._skipped and self._plan.schedule.if_too_few == "keep_rl":
-            explored = [p.produces for p in self._commits.now.done if p.iteration == phase.iteration]
-            phase = replace(phase, init_from=explored[-1])
+        if self._skipped:
+            phase = self._kept_instead(phase)
         digest = await self._start_from(phase, steps)
         if phase.average:
             sources = [(self._commits.weights_dir(name), share) for name, share in phase.average]
@@ -169,6 +168,16 @@ class Controller:
                 await self._buffer.begin_rl(phase.iteration, steps, version)
         elif phase.kind == "sample":
             await self._publish(digest)
+
+    def _kept_instead(self, phase: Phase) -> Phase:
+        """An RFT phase that has too few experts: what it starts from is what it ends with."""
+        schedule = self._plan.schedule
+        if schedule.if_too_few == "keep_rl":
+            explored = [p.produces for p in self._commits.now.done if p.iteration == phase.iteration]
+            phase = replace(phase, init_from=explored[-1])
+        needed = f"schedule.min_experts is {schedule.min_experts}"
+        logger.warning("%s, and %s; %s is kept", self._skipped, needed, phase.init_from)
+        return phase
 
     async def _start_from(self, phase: Phase, steps: int) -> str:
         """Load what the phase starts from, with a fresh optimizer; returns the hash of the weights.
@@ -239,8 +248,6 @@ class Controller:
         logger.info("expert set of iteration %d: %s", phase.iteration, report)
         if report.kept < schedule.min_experts:
             self._skipped = f"iteration {phase.iteration + 1}, RFT skipped: {report.kept} expert answers"
-            needed = f"schedule.min_experts is {schedule.min_experts}"
-            logger.warning("%s, and %s; schedule.if_too_few=%s", self._skipped, needed, schedule.if_too_few)
             return dataset, 0
         return dataset, await self._begin_sft(phase, dataset)
 
