@@ -145,6 +145,9 @@ class FakeLearner:
         self._steps.append(digest)
         return {"loss": 0.0, "mismatch_kl": 9.0 if bad else 0.0, "entropy": arithmetic.entropy(digest)}
 
+    async def nll(self, batch: TrainingBatch) -> float:
+        return (self._weights ^ arithmetic.digest_of(batch)) % 97 / 97
+
     async def layout(self) -> WeightLayout:
         return _LAYOUT
 
