@@ -65,7 +65,9 @@ class Controller:
         self._loop = TrainingLoop(
             plan, self._commits, buffer, learner, self._sync, self._evaluations, self._stop, self._progress, clock
         )
-        self._progress.still_to_come = lambda: still_to_come(scheduler, self._commits.now, plan.groups_per_step)
+        self._progress.still_to_come = lambda: still_to_come(
+            scheduler, self._commits.now, plan.groups_per_step, plan.eval.after_rl
+        )
 
     # -- what others ask --------------------------------------------------------------------------------------
 
@@ -143,7 +145,10 @@ class Controller:
             made = self._commits.exported(phase.produces)
             await asyncio.to_thread(copy_directory, made, Path(self._plan.base_cache))
         await self._publish(digest)
-        row = await self._evaluations.evaluate(phase.produces, self._skipped or phase.title)
+        follows = self._scheduler.next((*self._commits.now.done, self._commits.now.phase or phase))
+        row = None
+        if self._plan.eval.after_rl or phase.kind != "rl" or follows is None:
+            row = await self._evaluations.evaluate(phase.produces, self._skipped or phase.title)
         await self._commits.conclude(digest, row)
 
     async def _begin_phase(self, phase: Phase) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from rollout.admission import Admission
 from rollout.batches import is_stale, oldest_trained_version, supervised_batch, supervised_info, training_batch
 from rollout.config import RolloutConfig
@@ -400,4 +402,5 @@ def count_answers(group: RolloutGroup) -> EvalCounts:
         tokens=sum(len(r.response) for r in rollouts),
         votes=tuple(count for count, _ in polled),
         right=tuple(count for _, count in polled),
+        nats=-float(sum(r.response.logprobs.sum(dtype=np.float64) for r in rollouts)),
     )

@@ -136,6 +136,7 @@ class EvalConfig(BaseModel):
     ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k, maj@k and worst@k; each at most `samples`.")
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature of evaluation.")
     limit: int | None = Field(None, ge=1, description="Use only N held-out problems, shared out over the sets.")
+    after_rl: bool = Field(True, description="Also where an RL phase ended, when another phase follows.")
     every_steps: int | None = Field(None, ge=1, description="RL steps between evaluations in a phase; null: none.")
     overlap: bool = Field(
         True, description="Training goes on during those, whose answers then come from several versions."

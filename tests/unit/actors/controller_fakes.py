@@ -198,6 +198,7 @@ def make(
     every_steps: int | None = None,
     eval_overlap: bool = True,
     keep_best: bool = False,
+    after_rl: bool = True,
     rft: RFTConfig | None = None,
     experts: int = 100,
     overlap: bool = True,
@@ -215,7 +216,9 @@ def make(
         rl=OptimConfig(),
         rft=rft or RFTConfig(),
         warmup=SFTConfig(),
-        eval=EvalConfig(samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap, keep_best=keep_best),
+        eval=EvalConfig(
+            samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap, keep_best=keep_best, after_rl=after_rl
+        ),
         warmup_dataset="warmup.parquet" if warmup else "",
         base_cache="",
         seed=0,

@@ -496,8 +496,10 @@ def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
         waiting = asyncio.create_task(buffer.eval_result(5))
         await buffer.finish("w", 0, answer(leases[0], [0.0, 0.0, 0.0, 0.0]))
         assert await waiting == [
-            EvalCounts("e0", "0 numbers", 4, 0, 0, 0, tokens=8, votes=(1, 1, 1, 1), right=(0, 0, 0, 0)),
-            EvalCounts("e1", "1 numbers", 4, 2, failed=1, truncated=0, tokens=8, votes=(1, 1, 1), right=(1, 1, 0)),
+            EvalCounts("e0", "0 numbers", 4, 0, 0, 0, tokens=8, votes=(1, 1, 1, 1), right=(0, 0, 0, 0), nats=3.0),
+            EvalCounts(
+                "e1", "1 numbers", 4, 2, failed=1, truncated=0, tokens=8, votes=(1, 1, 1), right=(1, 1, 0), nats=3.0
+            ),
         ]
 
     run(test)

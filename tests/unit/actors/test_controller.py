@@ -119,6 +119,17 @@ def test_a_schedule_makes_its_weights_of_those_that_it_names(tmp_path, scheduler
     assert set(weights.values()) <= evaluated  # every one of them was in the engines
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "evaluated"),
+    [("rloop", ["theta-0", "theta-1", "theta-2"]), ("vanilla", ["theta-0", "rl-0"])],
+)
+def test_the_end_of_rl_is_not_evaluated_if_the_run_says_so_and_another_phase_follows(tmp_path, scheduler, evaluated):
+    controller, _, _, _ = make(tmp_path, scheduler=scheduler, after_rl=False)
+    status = asyncio.run(controller.run())
+    assert [row.weights for row in status.evals] == evaluated
+    assert "rl-0" in Manifest.load(LocalDisk(tmp_path)).weights
+
+
 def test_a_phase_that_samples_asks_for_as_many_groups_as_the_steps_of_rl_take(tmp_path):
     controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=7, scheduler="rft-only")
     asyncio.run(controller.run())
