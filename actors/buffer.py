@@ -337,7 +337,7 @@ class RolloutBuffer:
             recorded = phase.is_recorded(keys, version)
             phase.require_given(keys)
             if not recorded:
-                self._books.record(Trained(tuple(keys), version, ends))
+                self._books.record(Trained(tuple(keys), version, ends, dict(phase.seen)))
             phase.trained(keys, version, ends=bool(ends))
             self._changes.notify()
         await self._books.sync()
@@ -384,7 +384,7 @@ class RolloutBuffer:
         return f"{evaluation.describe()}; {self._desk.describe()}" if counts is None else counts
 
     async def evaluated(self, number: int) -> list[EvalCounts]:
-        """Counts of an evaluation that was finished before, in the order of the prompts."""
+        """Who was right in an evaluation that was finished before, without lengths and votes."""
         return await self._starts.counts(number)
 
     async def select_experts(self, iteration: int, rule: ExpertRule, out: str) -> ExpertReport:

@@ -74,12 +74,19 @@ class Commits:
 
     def note_failed_evaluation(self, number: int) -> None:
         """Too many answers of an evaluation had no verdict: the next start draws all of them again."""
-        replace(self.last, failed_evals=(*self.last.failed_evals, number)).save(self._storage)
+        self.change(failed_evals=(*self.now.failed_evals, number))
+        self.last = replace(self.last, failed_evals=self.now.failed_evals)
+        self.last.save(self._storage)
 
     # -- weights that have a name -----------------------------------------------------------------------------
 
     async def keep(self, name: str) -> None:
-        """Save the learner's weights under a name, for phases to start from and for other tools to load."""
+        """Save the learner's weights under a name, for phases to start from and for other tools to load.
+
+        Raises:
+            NotWritten: The disk refused them.
+        """
+        await self.settle()  # one save at a time: else nobody would hear how the one under way ends
         await self._learner.save(self.weights_dir(name), optimizer=False)
         await self._checkpoints.written(name)
         await self._learner.export(str(self.exported(name)))

@@ -84,7 +84,7 @@ class Controller:
             if unfinished := self._commits.now.phase:
                 raise RuntimeError(
                     f"the {unfinished.kind} phase of iteration {unfinished.iteration + 1} is unfinished, but the "
-                    f"schedule ends before it; resume with schedule.iterations={unfinished.iteration + 1} or more"
+                    f"schedule ends before it; resume with as many schedule.iterations as it was begun with"
                 )
             self._progress.state("finished")
         except Interrupted as end:
@@ -177,9 +177,10 @@ class Controller:
     def _kept_instead(self, phase: Phase) -> Phase:
         """An RFT phase that has too few experts: what it starts from is what it ends with."""
         schedule = self._plan.schedule
-        if schedule.if_too_few == "keep_rl":
-            explored = [p.produces for p in self._commits.now.done if p.iteration == phase.iteration]
-            phase = replace(phase, init_from=explored[-1])
+        before = [p for p in self._commits.now.done if p.iteration == phase.iteration and p.kind != "warmup"]
+        if before:
+            kept = before[-1].produces if schedule.if_too_few == "keep_rl" else before[0].init_from
+            phase = replace(phase, init_from=kept)
         needed = f"schedule.min_experts is {schedule.min_experts}"
         logger.warning("%s, and %s; %s is kept", self._skipped, needed, phase.init_from)
         return phase

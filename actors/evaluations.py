@@ -10,6 +10,7 @@ an earlier one has drawn. At most one is under way.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,8 +24,11 @@ from actors.records import EvalRow, best
 from actors.stop_request import StopRequest
 from actors.weight_sync import WeightSync
 from rollout.evaluation import forgetting, summarize
+from trainer.directories import NotWritten
 from trainer.phase_end import PhaseEnd, trend
 from trainer.phases import Phase
+
+logger = logging.getLogger(__name__)
 
 _MOST_FAILED = 0.5  # share of an evaluation's answers without a verdict
 _AFRESH = 1_000_000  # between the numbers of an evaluation and of the next try, when too many answers had no verdict
@@ -96,6 +100,7 @@ class Evaluations:
         if self._under_way is None:
             return
         evaluation, self._under_way = self._under_way, None
+        self._progress.waiting("buffer: an evaluation in the middle of the phase")
         row = await evaluation
         now = self._commits.now
         signals = now.signals
@@ -125,7 +130,10 @@ class Evaluations:
     async def _begin(self, phase: Phase, version: int, step: int) -> None:
         weights, after = f"{phase.produces}-step-{step}", f"iteration {phase.iteration + 1}, RL step {step}"
         if self._plan.keep_best and self._commits.now.step == step:  # else the learner is further by now
-            await self._commits.keep(weights)
+            try:
+                await self._commits.keep(weights)
+            except NotWritten as error:  # a phase goes on without it
+                logger.warning("%s. They are evaluated, and cannot be kept", error)
         self._under_way = asyncio.create_task(self._evaluate(self._number(version), weights, after, step))
         self._under_way.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may be left behind
         if not self._plan.overlap:
@@ -153,7 +161,7 @@ class Evaluations:
         for name, row in (("forgetting_base", earlier[:1]), ("forgetting_last", earlier[-1:])):
             if row:
                 metrics[name] = forgetting(await self._buffer.evaluated(row[0].number), counts)
-        version = self._commits.now.version
-        self._progress.step("eval", self._clock() - began, metrics, weights=weights, after=after, version=version)
+        seconds, version = self._clock() - began, number % _AFRESH
+        self._progress.step("eval", seconds, metrics, weights=weights, after=after, version=version, step=step)
         kept = not step or self._commits.has(weights)
         return EvalRow(weights, after, metrics, len(counts), plan.samples, number, step, kept)

@@ -92,9 +92,9 @@ class TrainingLoop:
         if phase.kind == "rl":
             await self._record(info, self._ends(phase, info, metrics | info.metrics))
             self._evaluations.due(step)
-        elif phase.kind == "rft":
-            metrics |= await self._check(phase, step)
         await self._guarded(phase, metrics)
+        if phase.kind == "rft":
+            metrics |= await self._check(phase, step)
         metrics |= info.metrics | {"wait_batch_s": waited}
         if phase.kind == "rl":
             metrics["wait_sync_s"] = await self._sync.begin(commits.now.version)
@@ -147,8 +147,10 @@ class TrainingLoop:
         self._commits.change(lowest=lowest)
         if lowest.step == step:
             await self._commits.checkpoint()
-            await self._commits.settled()
-        elif lowest.checks_since >= rft.patience or step == steps:
+            await self._commits.settle()
+            if self._commits.failure:  # a full disk: the lowest before it stands
+                self._commits.change(lowest=before)
+        elif lowest.checkpoint and (lowest.checks_since >= rft.patience or step == steps):
             why = f"held-out loss was lowest after step {lowest.step}: {lowest.loss:.4g}, and is {loss:.4g}"
             self._progress.note("phase_end", {}, iteration=phase.iteration, step=step, reason=why)
             await self.resume(phase, lowest.checkpoint)

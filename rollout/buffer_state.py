@@ -6,7 +6,7 @@ Plain bookkeeping in one thread: no journal, no leases, no waiting. The buffer (
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +40,8 @@ class RecordedStep:
     """In the order in which they were trained."""
     ends: str = ""
     """Why the phase ends with it; empty when it goes on."""
+    seen: dict[str, float] = field(default_factory=dict)
+    """What had been seen of the phase when it was trained first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class RLPhase:
         ready: Iterable[RolloutGroup] = (),
         recorded: Iterable[RecordedStep] = (),
         drift: Drift | None = None,
+        rewards: Iterable[float] = (),
     ) -> None:
         self.iteration = iteration
         self.step = step
@@ -106,13 +109,15 @@ class RLPhase:
         """η, as it stands."""
         self.ready = [ReadyGroup.of(group) for group in ready]
         self.recorded = deque(recorded)
+        self.seen: dict[str, float] = {}
+        """Of the phase, when `batch` was given last: goes on record with the step."""
         self._given: tuple[GroupKey, ...] | None = None
         self._order = order
         self._curator = curator
         self._config = config
         self._oldest: dict[GroupKey, int] = {}  # running group → the engines' version of its oldest token
         self._barren: Counter[str] = Counter()  # groups dropped since the last accepted one, by reason
-        self._rewards: list[float] = []  # of everything scored since the last step, trained or not
+        self._rewards = list(rewards)  # of everything scored since the last step, trained or not
         self._drift = drift or Drift()
         self._watch = FailureWatch(config.groups_per_step, config.max_failed_frac)
 
@@ -205,7 +210,8 @@ class RLPhase:
             step = self.recorded[0]
             info, batch = training_batch(step.groups, self.version)
             self._given = info.groups
-            return replace(info, recorded=len(self.recorded), ends=step.ends), batch
+            metrics = info.metrics | step.seen
+            return replace(info, recorded=len(self.recorded), ends=step.ends, metrics=metrics), batch
         self._watch.refuse()
         if len(self.ready) < self.groups_per_step or (self._config.wait_for_late and self.late):
             self._refuse_barren()
@@ -213,10 +219,10 @@ class RLPhase:
         self.ready.sort(key=self._age)
         info, batch = training_batch([ready.group for ready in self.ready[: self.groups_per_step]], self.version)
         self._given = info.groups
-        metrics = info.metrics | self._drift.metrics()
+        self.seen = self._drift.metrics()
         if self._rewards:
-            metrics["reward_generated"] = sum(self._rewards) / len(self._rewards)
-        return replace(info, metrics=metrics), batch
+            self.seen["reward_generated"] = sum(self._rewards) / len(self._rewards)
+        return replace(info, metrics=info.metrics | self.seen), batch
 
     def describe(self, max_in_flight: int) -> str:
         """How far the next batch is, for messages."""

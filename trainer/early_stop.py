@@ -4,6 +4,7 @@ Nothing here acts or waits. What is remembered is a `Lowest`; it is part of the 
 trained again after a crash come to the same end.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 
@@ -20,6 +21,6 @@ class Lowest:
 
     def after(self, loss: float, step: int, checkpoint: str) -> "Lowest":
         """With one more check, after `step`, whose state `checkpoint` is. NaN is no improvement."""
-        if self.loss is None or loss < self.loss:
+        if self.loss is None or loss < self.loss or not math.isfinite(self.loss):
             return Lowest(loss, step, checkpoint)
         return replace(self, checks_since=self.checks_since + 1)

@@ -82,6 +82,14 @@ def test_with_too_few_experts_the_end_of_rl_is_kept_if_the_run_says_so(tmp_path)
     assert manifest.done[-1].init_from == "rl-0"
 
 
+@pytest.mark.parametrize(("if_too_few", "kept"), [("keep_start", "base"), ("keep_rl", "base+++")])
+def test_what_is_kept_does_not_depend_on_what_rft_would_have_started_from(tmp_path, if_too_few, kept):
+    schedule = {"if_too_few": if_too_few}
+    controller, _, _, _ = make(tmp_path, iterations=1, experts=1, scheduler="rl-then-rft-from-end", schedule=schedule)
+    asyncio.run(controller.run())
+    assert Manifest.load(LocalDisk(tmp_path)).weights["theta-1"] == kept
+
+
 @pytest.mark.parametrize(
     ("scheduler", "weights"),
     [
@@ -184,6 +192,14 @@ def test_of_the_weights_in_the_middle_of_a_phase_the_best_are_kept_if_they_are_b
     kept = {path.name for path in (tmp_path / "checkpoints").glob("*-step-*")}
     assert kept == {"rl-0-step-2"}
     assert (tmp_path / "checkpoints" / "rl-0-step-2" / "weights" / "weights").read_text() == "base++"
+
+
+def test_saving_what_may_be_the_best_waits_for_the_checkpoint_under_way(tmp_path):
+    controller, learner, _, _ = make(
+        tmp_path, iterations=1, rl_steps=6, every_steps=2, keep_best=True, checkpoint_every_s=0.0
+    )
+    learner.disk_takes = 5  # the fake refuses a second save while one is under way
+    assert asyncio.run(controller.run()).state == "finished"
 
 
 def test_an_evaluation_that_a_checkpoint_found_under_way_is_taken_up_by_the_next_start(tmp_path):
@@ -389,7 +405,7 @@ def test_a_schedule_that_ends_before_the_phase_under_way_is_an_error_and_not_a_f
 
     asyncio.run(interrupted_in_the_second_iteration())
     shortened, _, _, _ = make(tmp_path, iterations=1)
-    with pytest.raises(RuntimeError, match=r"resume with schedule\.iterations=2 or more"):
+    with pytest.raises(RuntimeError, match="resume with as many schedule.iterations as it was begun with"):
         asyncio.run(shortened.run())
 
 
