@@ -213,7 +213,7 @@ class Controller:
         if not await self._goes_on(phase, state.version):
             await self._sync.bring(state.version)
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
-        await self._evaluations.go_on(phase)
+        await self._evaluations.after_step(phase)
 
     async def _goes_on(self, phase: Phase, version: int) -> bool:
         """Whether the buffer has the phase under way: then only the learner was lost, and the engines never stopped.

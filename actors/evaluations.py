@@ -55,6 +55,7 @@ class Evaluations:
         self._progress = progress
         self._clock = clock
         self._under_way: asyncio.Task[EvalRow] | None = None
+        self._step = 0  # after which the one under way was begun
         self._phase_end = PhaseEnd(plan.schedule.end)
         self._watched = plan.schedule.end.overfit_metric or f"pass@{max(plan.eval.ks)}"
 
@@ -75,31 +76,42 @@ class Evaluations:
         if every and step % every == 0 and step < now.steps:
             self._commits.change(evaluating=(*now.evaluating, (now.version, step)))
 
-    async def after_step(self, phase: Phase, step: int) -> None:
-        """Begin the evaluation that is due after a step; book the one under way if it has ended.
+    async def after_step(self, phase: Phase) -> None:
+        """Begin the evaluation that is due, if engines have its version by now; book the one under way if it has ended.
+
+        After a restart engines may be behind for a while, or ahead of the steps that are made again: then those of a
+        run in which training waits have all their answers, and others come from later versions.
 
         Raises:
-            EvaluationFailed: Too many answers of that have no verdict.
+            EvaluationFailed: Too many answers of the one under way have no verdict.
         """
-        due = [version for version, at in self._commits.now.evaluating if at == step]
-        if due:
+        if self._under_way and (self._waiting or self._under_way.done()):
             await self.ended()
+        while self._waiting and self._under_way is None:
             await self._sync.ended()
-            await self._begin(phase, due[0], step)
-        elif self._under_way and self._under_way.done():
+            version, step = self._waiting[0]
+            if self._plan.overlap and self._sync.attested < version:
+                return
+            await self._begin(phase, version, step)
+
+    async def finish(self, phase: Phase) -> None:
+        """The phase has its last step: nothing is due any more when this returns."""
+        await self.ended()
+        await self._sync.ended()
+        for version, step in self._waiting:
+            await self._begin(phase, version, step)
             await self.ended()
 
-    async def go_on(self, phase: Phase) -> None:
-        """The phase is taken up at a checkpoint: so are the evaluations that were not over then."""
-        for version, step in self._commits.now.evaluating:
-            await self.ended()
-            await self._begin(phase, version, step)
+    @property
+    def _waiting(self) -> list[tuple[int, int]]:
+        """(version, step) of the evaluations that are due and not under way."""
+        return [due for due in self._commits.now.evaluating if due[1] != self._step]
 
     async def ended(self) -> None:
         """Wait for the evaluation under way, if there is one, and book it."""
         if self._under_way is None:
             return
-        evaluation, self._under_way = self._under_way, None
+        evaluation, self._under_way, self._step = self._under_way, None, 0
         self._progress.waiting("buffer: an evaluation in the middle of the phase")
         row = await evaluation
         now = self._commits.now
@@ -134,6 +146,7 @@ class Evaluations:
                 await self._commits.keep(weights)
             except NotWritten as error:  # a phase goes on without it
                 logger.warning("%s. They are evaluated, and cannot be kept", error)
+        self._step = step
         self._under_way = asyncio.create_task(self._evaluate(self._number(version), weights, after, step))
         self._under_way.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may be left behind
         if not self._plan.overlap:

@@ -72,7 +72,7 @@ class TrainingLoop:
         try:
             while self._commits.now.step < self._commits.now.steps:
                 await self._step(phase)
-            await self._evaluations.ended()
+            await self._evaluations.finish(phase)
         except Interrupted:
             await self._sync.ended()
             await self._end()
@@ -113,7 +113,7 @@ class TrainingLoop:
         self._progress.update(step=step, steps=commits.now.steps, version=commits.now.version)
         last = step == commits.now.steps
         if phase.kind == "rl":
-            await self._evaluations.after_step(phase, step)
+            await self._evaluations.after_step(phase)
         if self._stop.asked:
             raise Interrupted(self._stop.reason)
         await commits.after_step(last)

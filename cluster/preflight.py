@@ -215,9 +215,10 @@ def _plugins(config: RunConfig) -> Iterator[str]:
                 by_path(name, key, built_in)
         except UnknownName as error:
             yield f"{section}.{key}: {error}"
-            return
     try:
         walk(make_scheduler(config.schedule, warmup=False))
+    except UnknownName:
+        pass  # said already
     except ValueError as error:
         yield f"schedule.scheduler={config.schedule.scheduler}: {error}"
 

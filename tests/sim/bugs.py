@@ -305,10 +305,12 @@ def _goes_on_after_the_end(original: Any) -> Any:
     return record
 
 
-def _nobody_takes_it_up(original: Any) -> Any:
-    async def go_on(self: Evaluations, phase: Any) -> None: ...
+def _only_what_this_start_noted(original: Any) -> Any:
+    def due(self: Evaluations, step: int) -> None:
+        self._commits.change(evaluating=())
+        original(self, step)
 
-    return go_on
+    return due
 
 
 def _of_the_next_version(original: Any) -> Any:
@@ -424,7 +426,7 @@ BUGS: dict[str, Bug] = {
         "why a phase ends is not recorded with its last step", TrainingLoop, "_record", _goes_on_after_the_end
     ),
     "eval_forgotten": Bug(
-        "an evaluation that is due is forgotten at a restart", Evaluations, "go_on", _nobody_takes_it_up
+        "an evaluation that is due is forgotten when the next one is", Evaluations, "due", _only_what_this_start_noted
     ),
     "eval_of_another": Bug(
         "an evaluation has the number of another version", Evaluations, "_number", _of_the_next_version

@@ -405,7 +405,7 @@ def test_a_schedule_that_ends_before_the_phase_under_way_is_an_error_and_not_a_f
 
     asyncio.run(interrupted_in_the_second_iteration())
     shortened, _, _, _ = make(tmp_path, iterations=1)
-    with pytest.raises(RuntimeError, match="resume with as many schedule.iterations as it was begun with"):
+    with pytest.raises(RuntimeError, match=r"resume with as many schedule\.iterations as it was begun with"):
         asyncio.run(shortened.run())
 
 
