@@ -169,7 +169,7 @@ class Checker:
             )
 
     def _begin_evaluation(self, event: PhaseBegun) -> None:
-        """At the end of a phase it has the number of the engines' version, and is of the weights that the manifest says.
+        """At the end of a phase it has the engines' version for a number, and is of the weights that the manifest says.
 
         One in the middle may be begun again when it has all its answers; who sampled them is checked as they come in.
         """
