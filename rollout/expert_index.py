@@ -39,7 +39,7 @@ _ANSWER = np.dtype(
     ]
 )
 _COLUMNS = ("epoch", "prompt_id", "sample_index", "step", "token_ids", "status", "verdict_status")
-_STRETCH_BYTES = 16 << 20  # groups are looked at together up to this size
+_STRETCH_BYTES = 1 << 20  # groups are looked at together up to this size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +94,7 @@ def index_phase(journal: Storage, iteration: int, seed: int) -> ExpertIndex:
 def stretches(
     journal: Storage, places: np.ndarray, columns: Sequence[str]
 ) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
-    """Groups at `places`, which are in order, some megabytes of them together: (rows of each group, all rows).
+    """Groups at `places`, which are in order, a megabyte of them together: (rows of each group, all rows).
 
     Raises:
         JournalDamaged: When one of them cannot be read.

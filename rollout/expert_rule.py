@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rollout.expert_index import ExpertIndex
 from rollout.expert_report import ExpertReport
 
-_Ints = npt.NDArray[np.int64]
+_Ints = npt.NDArray[np.integer]
 _Bools = npt.NDArray[np.bool_]
 
 
@@ -56,7 +56,7 @@ def choose(index: ExpertIndex, rule: ExpertRule) -> Choice:
     attempts, successes = _per_prompt(numbers, groups["scored"]), _per_prompt(numbers, groups["correct"])
     rate = successes / np.maximum(attempts, 1)
 
-    owner = np.full(len(index.groups), -1)  # problem of each group, -1 for groups that are not looked at
+    owner = np.full(len(index.groups), -1, np.int32)  # problem of each group, -1 for groups that are not looked at
     owner[inside] = numbers
     whole = np.flatnonzero(inside[index.answers["group"]])
     hard = whole[rate[owner[index.answers["group"][whole]]] <= rule.tau_hard]
