@@ -241,10 +241,11 @@ def test_problems_draw_apart_also_when_their_answers_are_the_same(memory_storage
 
 def test_answers_longer_than_what_is_looked_at_together_are_told_apart(memory_storage):
     storage = memory_storage()
-    groups = [Group("ab"[n % 2], n, n, (Answer((8,), "wrong"), Answer((n, 9) * 12_000))) for n in range(40)]  # 4 MB
+    wrong = Answer((8,), "wrong")
+    groups = [Group("ab"[n % 2], n, n, (wrong,) * (n % 3) + (Answer((n, 9) * 12_000),)) for n in range(40)]  # 4 MB
     write(storage, groups, compacted=20)
     report, rows, _ = select(storage, ExpertRule(1.0, 99, 0))
-    assert rows == [Found(group.prompt, n, n, 1, group.answers[1].tokens) for n, group in enumerate(groups)]
+    assert rows == [Found(group.prompt, n, n, n % 3, group.answers[-1].tokens) for n, group in enumerate(groups)]
     assert select_experts(storage, 0, ExpertRule(1.0, 99, 0), None) == report
 
 
