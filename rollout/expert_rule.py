@@ -49,7 +49,7 @@ class Choice:
 
 def choose(index: ExpertIndex, rule: ExpertRule) -> Choice:
     """Apply the rule."""
-    steps = np.unique(index.groups["step"])[-rule.last_steps :]
+    steps = np.unique(index.groups["step"])[-rule.last_steps :]  # all of them for 0
     inside = np.isin(index.groups["step"], steps)
     groups = index.groups[inside]
     _, numbers = np.unique(groups["prompt"], return_inverse=True)
@@ -88,12 +88,12 @@ def choose(index: ExpertIndex, rule: ExpertRule) -> Choice:
 
 def _first_of_each(index: ExpertIndex, answers: _Ints, owner: _Ints) -> _Ints:
     """The earliest of each distinct answer to a problem."""
-    found = index.answers[answers]
     age = np.empty(len(owner), np.int32)  # of a group, in the order of the phase; within a problem it is never equal
     age[np.lexsort((index.groups["epoch"], index.groups["step"]))] = np.arange(len(owner), dtype=np.int32)
-    prompts = owner[found["group"]]
-    order = np.lexsort((found["sample"], age[found["group"]], found["digest"], prompts))
-    return answers[order][_begins(prompts[order], found["digest"][order])]
+    groups, digests = index.answers["group"][answers], index.answers["digest"][answers]
+    prompts = owner[groups]
+    order = np.lexsort((index.answers["sample"][answers], age[groups], digests, prompts))
+    return answers[order[_begins(prompts[order], digests[order])]]
 
 
 def _spread(index: ExpertIndex, answers: _Ints, owner: _Ints, count: int) -> _Ints:
@@ -114,7 +114,7 @@ def _spread(index: ExpertIndex, answers: _Ints, owner: _Ints, count: int) -> _In
     turn = np.empty(len(answers), np.int64)
     turn[order] = _places(_begins(prompts[order], stretches[order]))
     order = np.lexsort((lots, turn, prompts))
-    return answers[order][_places(_begins(prompts[order])) < count]
+    return answers[order[_places(_begins(prompts[order])) < count]]
 
 
 def _begins(*keys: np.ndarray) -> _Bools:
