@@ -20,7 +20,7 @@ from pathlib import Path
 from actors.changes import Changes
 from actors.records import BufferStatus
 from rollout.bookkeeper import Bookkeeper
-from rollout.buffer_state import EvalPhase, RLPhase, SFTPhase
+from rollout.buffer_state import EvalPhase, Generates, RLPhase, SFTPhase
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator, drop_zero_variance, keep_all
 from rollout.datasets import SupervisedDataset, num_steps
@@ -42,6 +42,7 @@ from rollout.records import (
     RolloutGroup,
     TrainingBatch,
 )
+from rollout.sample_phase import SamplePhase
 from rollout.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -75,9 +76,13 @@ class RolloutBuffer:
         order = PromptOrder(list(self._prompts.train), seed, self._ledger)
         curator = curator or (drop_zero_variance if config.drop_zero_variance else keep_all)
         self._starts = PhaseStarts(self._books, self._prompts, curator, config, order, self._drop)
-        self._desk = LeaseDesk(self._books, self._prompts, config, seed, lease_timeout_s, clock, self._drop)
+        self._desk = LeaseDesk(
+            self._books, self._prompts, config, seed, lease_timeout_s, clock, self._drop, self._phase_of
+        )
         self._version = 0
-        self._phase: RLPhase | SFTPhase | EvalPhase | None = None
+        self._phase: RLPhase | SamplePhase | SFTPhase | None = None
+        self._evaluation: EvalPhase | None = None
+        """Beside the phase, if there is one."""
         self._finished = 0
         self._tokens = 0
         self._dropped: Counter[str] = Counter()
@@ -126,6 +131,19 @@ class RolloutBuffer:
         await self._books.sync()
         return len(steps)
 
+    async def begin_sample(self, iteration: int, groups: int, version: int) -> int:
+        """Sample so many training groups from weights `version`, which nothing trains, or go on with that.
+
+        Returns how many of them there are already.
+        """
+        async with self._one_at_a_time:
+            self._begin(PhaseBegun("sample", iteration, version, groups))
+            self._version = version
+            self._phase = phase = await self._starts.sample(iteration, groups)
+            self._changes.notify()
+        await self._books.sync()
+        return phase.done
+
     async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
         """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all."""
         async with self._one_at_a_time:
@@ -137,31 +155,46 @@ class RolloutBuffer:
         return steps
 
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
-        """Start an evaluation of the first `limit` held-out prompts; answers it already has are not drawn again."""
+        """Start an evaluation of the first `limit` held-out prompts; answers it already has are not drawn again.
+
+        A phase that is under way goes on beside it.
+        """
         async with self._one_at_a_time:
-            self._begin(PhaseBegun("eval", number, self._version))
-            self._phase = await self._starts.evaluation(number, samples, temperature, limit)
+            self._evaluation = None
+            self._desk.out.clear("eval")
+            self._unfinished.clear("eval")
+            self._books.record(PhaseBegun("eval", number, self._version))
+            self._evaluation = await self._starts.evaluation(number, samples, temperature, limit)
             self._changes.notify()
 
     async def end_phase(self) -> None:
         """End the phase: leases are void, what waits for training or is unfinished goes (`phase_over`)."""
-        for key in self._desk.out.held():
+        for key in self._desk.out.held("train"):
             self._release(key, "phase_over")
         phase, self._phase = self._phase, None
         if isinstance(phase, RLPhase):
             for group in phase.ready:
                 self._drop(group.key, "phase_over")
+        if isinstance(phase, RLPhase | SamplePhase):
             for key in self._ledger.unfinished():
-                if samples := self._unfinished.samples(key):
+                if key.purpose == "train" and (samples := self._unfinished.samples(key)):
                     self._books.discard(key, samples, "phase_over")
         self._changes.notify()
         await self._books.sync()
-        if isinstance(phase, RLPhase):
+        if isinstance(phase, RLPhase | SamplePhase):
             self._books.tidy()
+
+    async def end_eval(self) -> None:
+        """End the evaluation: its leases are void."""
+        for key in self._desk.out.held("eval"):
+            self._release(key, "phase_over")
+        self._evaluation = None
+        self._changes.notify()
+        await self._books.sync()
 
     def _begin(self, event: PhaseBegun) -> None:
         """Void whatever was under way: a controller that begins a phase knows of nothing before it."""
-        self._phase = None
+        self._phase = self._evaluation = None
         self._desk.out.clear()
         self._unfinished.clear()
         self._books.record(event)
@@ -180,13 +213,24 @@ class RolloutBuffer:
         def grant() -> list[Lease] | None:
             if version < self._version:
                 return []
-            if not isinstance(self._phase, RLPhase | EvalPhase):
-                return None
-            return self._desk.grant(self._phase, worker, max_groups) or None
+            return self._grant(worker, max_groups) or None
 
         leases = await self._changes.first(grant, wait_s, lambda: max(self._desk.out.next_expiry_s(), 0.01)) or []
         if leases:
             await self._books.sync()  # a restart must not give the same lease to somebody else
+        return leases
+
+    def _grant(self, worker: str, max_groups: int) -> list[Lease]:
+        """Held-out groups first, but at most half of what may be in flight: training goes on beside an evaluation."""
+        self._desk.take_back_expired()
+        leases: list[Lease] = []
+        if self._evaluation:
+            room = max_groups
+            if isinstance(self._phase, RLPhase | SamplePhase):
+                room = min(room, self._desk.max_in_flight // 2 - len(self._desk.out.held("eval")))
+            leases += self._desk.grant(self._evaluation, worker, room)
+        if isinstance(self._phase, RLPhase | SamplePhase):
+            leases += self._desk.grant(self._phase, worker, max_groups - len(leases))
         return leases
 
     async def report(self, worker: str, progress: Sequence[GroupProgress]) -> list[GroupKey]:
@@ -224,9 +268,14 @@ class RolloutBuffer:
             self._release(key, "worker_lost")
 
     def _release(self, key: GroupKey, reason: str) -> None:
-        assert isinstance(self._phase, RLPhase | EvalPhase), "leases end with their phase"
-        self._desk.take_back(self._phase, key, reason)
+        self._desk.take_back(key, reason)
         self._changes.notify()
+
+    def _phase_of(self, key: GroupKey) -> Generates:
+        phase = self._evaluation if key.purpose == "eval" else self._phase
+        assert phase is not None, "leases end with their phase"
+        assert not isinstance(phase, SFTPhase)
+        return phase
 
     # -- finished groups --------------------------------------------------------------------------------------
 
@@ -236,9 +285,10 @@ class RolloutBuffer:
             self._books.refuse_group(worker, attempt, group)
             await self._books.sync()
             return False
-        phase = self._phase
-        assert isinstance(phase, RLPhase | EvalPhase), "leases end with their phase"
-        iteration, step = (phase.iteration, phase.new_step) if isinstance(phase, RLPhase) else (phase.number, 0)
+        phase = self._phase_of(group.key)
+        iteration, step = group.key.epoch, 0
+        if isinstance(phase, RLPhase | SamplePhase):
+            iteration, step = phase.iteration, phase.new_step
         payload = self._books.write(group, iteration, step)
         fate, reason = phase.finish(group)
         self._books.record(Finished(group.key, worker, attempt, payload, *group.version_span, fate, reason))
@@ -281,10 +331,11 @@ class RolloutBuffer:
             self._drop(key, "stale")  # there is room for a replacement
         return phase.batch() or f"{phase.describe(self._desk.max_in_flight)}; {self._desk.describe()}"
 
-    async def trained(self, keys: Sequence[GroupKey], version: int) -> None:
+    async def trained(self, keys: Sequence[GroupKey], version: int, ends: str = "") -> None:
         """These groups made `version`. Durable when it returns: only then may an engine see that version.
 
-        Saying it twice is the same as once.
+        `ends` says why the phase ends with this step; nothing new is started from then on. Saying it twice is the same
+        as once.
 
         Raises:
             ValueError: When it is not the next step: versions of a phase are consecutive, recorded steps come first.
@@ -296,8 +347,8 @@ class RolloutBuffer:
             recorded = phase.is_recorded(keys, version)
             phase.require_given(keys)
             if not recorded:
-                self._books.record(Trained(tuple(keys), version))
-            phase.trained(keys, version)
+                self._books.record(Trained(tuple(keys), version, ends))
+            phase.trained(keys, version, ends=bool(ends))
             self._changes.notify()
         await self._books.sync()
 
@@ -310,6 +361,23 @@ class RolloutBuffer:
             self._changes.notify()
         await self._books.sync()
 
+    async def sampled(self, timeout_s: float) -> dict[str, float]:
+        """Metrics of the phase that samples, once all its groups are in.
+
+        Raises:
+            TimeoutError: After `timeout_s`, naming what was waited for.
+            TooManyFailures: When too many answers have no verdict.
+        """
+        return await self._changes.until(self._samples, timeout_s, "samples")
+
+    def _samples(self) -> dict[str, float] | str:
+        phase = self._phase
+        if not isinstance(phase, SamplePhase):
+            raise RuntimeError("no phase that samples is under way; call begin_sample first")
+        self._books.require_whole()
+        metrics = phase.result()
+        return f"{phase.describe()}; {self._desk.describe()}" if metrics is None else metrics
+
     # -- evaluation, experts, status --------------------------------------------------------------------------
 
     async def eval_result(self, timeout_s: float) -> list[EvalCounts]:
@@ -321,12 +389,15 @@ class RolloutBuffer:
         return await self._changes.until(self._counts, timeout_s, "evaluation")
 
     def _counts(self) -> list[EvalCounts] | str:
-        phase = self._phase
-        if not isinstance(phase, EvalPhase):
+        if self._evaluation is None:
             raise RuntimeError("there is no evaluation under way; call begin_eval first")
         self._books.require_whole()
-        counts = phase.result()
-        return f"{phase.describe()}; {self._desk.describe()}" if counts is None else counts
+        counts = self._evaluation.result()
+        return f"{self._evaluation.describe()}; {self._desk.describe()}" if counts is None else counts
+
+    async def evaluated(self, number: int) -> list[EvalCounts]:
+        """Counts of an evaluation that was finished before, in the order of the prompts."""
+        return await self._starts.counts(number)
 
     async def select_experts(self, iteration: int, rule: ExpertRule, out: str) -> ExpertReport:
         """Write the expert set of an iteration's exploration to `out`."""
@@ -371,4 +442,4 @@ class RolloutBuffer:
         phase = self._phase
         if not isinstance(phase, RLPhase) or not phase.admission.surplus:
             return []
-        return [key for key in self._desk.out.of(worker) if key not in phase.late]
+        return [key for key in self._desk.out.of(worker) if key.purpose == "train" and key not in phase.late]

@@ -33,6 +33,10 @@ class LearnerGroup:
         """Load named weights, start with a fresh optimizer; returns the hash of the weights."""
         return await self._all("begin_phase", weights, optim, total_steps)
 
+    async def merge(self, sources: Sequence[tuple[str, float]]) -> str:
+        """Take the weighted average of named weights, (directory, share) of each; returns its hash."""
+        return await self._all("merge", list(sources))
+
     async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
         """Continue a phase that began from these weights at a checkpoint with optimizer."""
         await self._all("resume", directory, began_from, optim, total_steps)

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from actors.records import EvalRow
 from rollout.storage import Storage
 from trainer.guard import Standing
+from trainer.phase_end import Signals
 from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
-_FORMAT = 4
+_FORMAT = 5
+_OTHERWISE = ("done", "checkpoints", "guard", "signals", "restored", "evals", "evaluating", "failed_evals")  # in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Manifest:
     """sha256 of the weights of that number, where a phase begins or ends; empty in between."""
     guard: Standing = field(default_factory=Standing)
     """What the stability guard remembers of `phase` at `step`."""
+    signals: Signals = field(default_factory=Signals)
+    """What `trainer.phase_end` remembers of `phase` at `step`."""
     restored: tuple[tuple[int, int], ...] = ()
     """(version, the version whose weights it has again) of each RL step that the stability guard rolled back."""
     weights: dict[str, str] = field(default_factory=dict)
@@ -50,8 +54,10 @@ class Manifest:
     started_from: dict[str, str] = field(default_factory=dict)
     """Named weights → sha256 of the weights that the phase which made them began with, as the learner held them."""
     evals: tuple[EvalRow, ...] = ()
-    failed_evals: int = 0
-    """Evaluations that were refused because too many answers had no verdict; their answers are not used again."""
+    evaluating: tuple[tuple[int, int], ...] = ()
+    """(version, RL step) of each evaluation that was due in `phase` at `step`, and was not over."""
+    failed_evals: tuple[int, ...] = ()
+    """Numbers of evaluations that were refused: too many answers had no verdict. Those are not used again."""
 
     @property
     def checkpoint(self) -> str:
@@ -78,13 +84,16 @@ class Manifest:
             )
         phase = fields.pop("phase")
         return cls(
-            **{k: v for k, v in fields.items() if k not in ("done", "checkpoints", "guard", "restored", "evals")},
-            done=tuple(Phase(**p) for p in fields["done"]),
+            **{k: v for k, v in fields.items() if k not in _OTHERWISE},
+            done=tuple(Phase.of(p) for p in fields["done"]),
             checkpoints=tuple(fields["checkpoints"]),
             guard=Standing(**fields["guard"] | {"grad_norms": tuple(fields["guard"]["grad_norms"])}),
+            signals=Signals.of(fields["signals"]),
             restored=tuple((version, again) for version, again in fields["restored"]),
+            evaluating=tuple((version, step) for version, step in fields["evaluating"]),
+            failed_evals=tuple(fields["failed_evals"]),
             evals=tuple(EvalRow(**row) for row in fields["evals"]),
-            phase=Phase(**phase) if phase else None,
+            phase=Phase.of(phase) if phase else None,
         )
 
     @classmethod
@@ -121,6 +130,7 @@ class Manifest:
             proven=0,
             dataset="",
             guard=Standing(),
+            signals=Signals(),
             weights={**self.weights, self.phase.produces: weights_hash},
             evals=(*self.evals, row) if row else self.evals,
         )

@@ -31,6 +31,8 @@ class Plan:
     """Seconds a checkpoint may take to become durable once the run waits for it."""
     max_staleness: float
     """η at the start of an RL phase."""
+    groups_per_step: int
+    """B: groups of a step."""
     guard: GuardConfig
     config_digest: str
     overlap_sync: bool = True
@@ -42,7 +44,7 @@ class Plan:
 
     def optim(self, kind: PhaseKind) -> OptimConfig:
         """The optimizer of a phase."""
-        return self.rl if kind == "rl" else self.sft(kind).optim
+        return self.sft(kind).optim if kind in ("warmup", "rft") else self.rl
 
     def guard_of(self, kind: PhaseKind) -> Guard:
         """The stability guard of a phase."""

@@ -23,6 +23,7 @@ class Progress:
         self._seconds: dict[str, float] = defaultdict(float)  # spent per kind of work
         self._units: dict[str, float] = defaultdict(float)  # steps of it (evaluations count as one)
         self._since: tuple[float, str] | None = None
+        self._done_before = 0  # when the phase began, or was taken up
         self._generated: deque[tuple[float, int]] = deque(maxlen=_RATE_PICTURES)
         self.current = RunStatus(iterations=iterations)
         self.still_to_come: Callable[[], dict[str, float]] = dict
@@ -38,12 +39,13 @@ class Progress:
 
     def begin(self, phase: PhaseKind, iteration: int, steps: int, done: int = 0) -> None:
         """A phase starts (or goes on after a resume)."""
+        self._done_before = done
         self.update(phase=phase, iteration=iteration, steps=steps, step=done)
 
-    def step(self, kind: str, seconds: float, metrics: dict[str, float], **row: object) -> None:
-        """One optimizer step (or one evaluation) is done: remember its cost, append a line of metrics."""
+    def step(self, kind: str, seconds: float, metrics: dict[str, float], units: float = 1, **row: object) -> None:
+        """One optimizer step (an evaluation, `units` sampled groups) is done: remember its cost, append a line."""
         self._seconds[kind] += seconds
-        self._units[kind] += 1
+        self._units[kind] += units
         self.note(kind, metrics, **row, seconds=seconds)
 
     def note(self, kind: str, metrics: dict[str, float], **row: object) -> None:
@@ -62,6 +64,8 @@ class Progress:
         now = self._clock()
         if buffer:
             self._generated.append((now, buffer.tokens))
+            if self.current.phase == "sample":
+                self.update(step=min(self._done_before + buffer.finished, self.current.steps))
             then, before = self._generated[0]
             if now > then:
                 rate = (buffer.tokens - before) / (now - then)
@@ -93,14 +97,15 @@ class Progress:
         return sum(units * self._seconds[k] / self._units[k] for k, units in left.items() if self._units[k])
 
 
-def still_to_come(scheduler: PhaseScheduler, manifest: Manifest, rl_steps: int) -> dict[str, float]:
-    """Steps and evaluations left after the current phase; RFT's steps are not known beforehand."""
-    left, done = {"rl": 0.0, "eval": 0.0}, [*manifest.done]
+def still_to_come(scheduler: PhaseScheduler, manifest: Manifest, groups_per_step: int) -> dict[str, float]:
+    """RL steps, sampled groups and evaluations left after the current phase; RFT's steps are not known beforehand."""
+    left, done = {"rl": 0.0, "sample": 0.0, "eval": 0.0}, [*manifest.done]
     if manifest.phase:
         done.append(manifest.phase)
         left["eval"] += 1
     while phase := scheduler.next(done):
         done.append(phase)
-        left["eval"] += 1
-        left["rl"] += rl_steps if phase.kind == "rl" else 0
+        left["eval"] += phase.kind != "sample"
+        left["rl"] += phase.steps if phase.kind == "rl" else 0
+        left["sample"] += phase.steps * groups_per_step if phase.kind == "sample" else 0
     return left

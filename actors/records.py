@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 RunState = Literal["starting", "running", "stopping", "finished", "interrupted", "failed"]
-PhaseKind = Literal["warmup", "rl", "rft", "eval"]
+PhaseKind = Literal["warmup", "rl", "sample", "rft", "merge", "eval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,13 @@ class EvalRow:
     after: str
     """For people: `base policy`, `iteration 1, after RL`…"""
     metrics: dict[str, float]
-    """`pass@1`, `pass@8`, … over all held-out problems and, as `4 numbers/pass@1`, per tag; `truncated_frac`…"""
+    """`pass@1`, `maj@8`, `pass@8_low`… over all held-out problems and, as `4 numbers/pass@1`, per held-out set."""
     num_problems: int
     num_samples: int
+    number: int = 0
+    """Of the evaluation, as the journal knows it."""
+    step: int = 0
+    """RL step of the phase that it was begun after, in the middle of the phase; 0 at the end of one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,9 @@ def show_balance(run_dir: Path, console: Console, json_file: Path | None) -> Exi
     config, journal = opened(run_dir)
     manifest = manifest_of(run_dir)  # before the log: what it names is then in there
     bound = config.rollout.max_staleness
-    found = audit(journal, {"rl": config.rollout.group_size, "eval": config.eval.samples}, bound)
-    faults = [*found.faults, *_uncommitted(manifest, found.lineage, config.schedule.rl_steps)]
+    group_size = config.rollout.group_size
+    found = audit(journal, {"rl": group_size, "sample": group_size, "eval": config.eval.samples}, bound)
+    faults = [*found.faults, *_uncommitted(manifest, found.lineage)]
     if json_file:
         json_file.write_text(json.dumps(_numbers(found, faults, bound), indent=1) + "\n", encoding="utf-8")
     console.print(_phases(found))
@@ -66,9 +67,9 @@ def manifest_of(run_dir: Path) -> Manifest:
     return Manifest.load(LocalDisk(run_dir)) or Manifest("")
 
 
-def _uncommitted(manifest: Manifest, lineage: Lineage, rl_steps: int) -> list[str]:
+def _uncommitted(manifest: Manifest, lineage: Lineage) -> list[str]:
     """A sentence per RL phase whose committed steps have no *trained* record."""
-    committed = {phase.iteration: rl_steps for phase in manifest.done if phase.kind == "rl"}
+    committed = {phase.iteration: phase.steps for phase in manifest.done if phase.kind == "rl"}
     if manifest.phase and manifest.phase.kind == "rl":
         committed[manifest.phase.iteration] = manifest.step
     recorded = {iteration: len(lineage.steps.get(iteration, ())) for iteration in committed}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.pulse import Pulse
-from cluster.materials import Materials, Recipe
+from cluster.materials import Materials
 from cluster.settings import Refused
-from trainer.phases import RLoopSchedule
+from trainer.schedules import make_scheduler
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -23,7 +23,8 @@ PATIENCE = 3
 class Casting:
     """Builds the actors of one run from its configuration: who gets which part of it, and which resources."""
 
-    def __init__(self, config: "RunConfig", run_dir: Path, ray_app: Any, gpus: int) -> None:
+    def __init__(self, config: "RunConfig", run_dir: Path, ray_app: Any, gpus: int, ranks: int) -> None:
+        """`gpus`: those of the cluster. `ranks`: learner ranks that will be asked for; 0 for an evaluation."""
         self._config = config
         self._logs = run_dir / "logs"
         self._run_dir = run_dir
@@ -31,10 +32,10 @@ class Casting:
         engines = config.actors.rollout_workers * config.rollout.engine.tensor_parallel
         # Ray counts the node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
         self.on_gpu = gpus > 0 and not version("torch").endswith("+cpu")
-        if self.on_gpu and gpus < engines + config.trainer.ranks:
+        if self.on_gpu and gpus < engines + ranks:
             raise Refused(
                 [
-                    f"{engines} engine and {config.trainer.ranks} learner GPUs are asked for, the cluster has {gpus}; "
+                    f"{engines} engine and {ranks} learner GPUs are asked for, the cluster has {gpus}; "
                     "lower actors.rollout_workers, rollout.engine.tensor_parallel or trainer.ranks"
                 ]
             )
@@ -172,6 +173,7 @@ class Casting:
             keep_checkpoints=config.trainer.keep_checkpoints,
             save_timeout_s=config.actors.learner_timeout_s,
             max_staleness=config.rollout.max_staleness,
+            groups_per_step=config.rollout.groups_per_step,
             guard=config.trainer.guard,
             config_digest=config.digest(),
             overlap_sync=config.actors.overlap_sync,
@@ -181,7 +183,7 @@ class Casting:
             "controller",
             plan,
             self._run_dir,
-            make_schedule(config, recipe),
+            make_scheduler(config.schedule, warmup=bool(recipe.warmup_dataset)),
             buffer,
             LearnerGroup(list(ranks.values())),
             broadcaster,
@@ -207,11 +209,6 @@ class Casting:
             deadline_s=deadline_s or self._config.actors.call_timeout_s,
             **options,
         )
-
-
-def make_schedule(config: "RunConfig", recipe: Recipe) -> RLoopSchedule:
-    """The phases of a run."""
-    return RLoopSchedule(config.schedule.iterations, warmup=bool(recipe.warmup_dataset))
 
 
 def make_engine(

@@ -108,11 +108,15 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Hugging Face model directory.")],
     recipe: Recipe,
     overrides: Overrides = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all metrics and counts per problem here.")
+    ] = None,
 ) -> None:
-    """Held-out pass@k of a model directory, on a recipe's problems."""
+    """What a model directory makes of a recipe's held-out sets: pass@k, maj@k, worst@k, with intervals."""
     from cluster import driver
 
-    raise typer.Exit(driver.evaluate(load(recipe, overrides or [], os.environ), checkpoint, Console()))
+    config = load(recipe, overrides or [], os.environ)
+    raise typer.Exit(driver.evaluate(config, checkpoint, Console(), json_file))
 
 
 @app.command(epilog="Example:  rloop audit runs/demo --checkpoint theta-1")

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -93,10 +93,10 @@ def may_change(key: str) -> bool:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dicts by dotted key: `{"a": {"b": 1}}` gives `{"a.b": 1}`."""
+    """Leaves of nested dicts by dotted key: `{"a": {"b": 1}}` gives `{"a.b": 1}`. A field that is a dict is a leaf."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" not in _DICTS:
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
@@ -123,3 +123,6 @@ def walk(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple
         if section:
             assert isinstance(field.annotation, type)
             yield from walk(field.annotation, f"{prefix}{name}.")
+
+
+_DICTS = {key for key, field, _ in walk() if get_origin(field.annotation) is dict}

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from actors.manifest import Manifest
 from actors.records import RunStatus
-from cluster import preflight, results
+from cluster import evaluation, preflight, results
 from cluster.config import RunConfig
 from cluster.exits import Exit
 from cluster.machine import Machine
@@ -83,14 +83,16 @@ def _launch(config: RunConfig, directory: RunDir, console: Console) -> RunStatus
     return status
 
 
-def evaluate(config: RunConfig, checkpoint: Path, console: Console) -> Exit:
-    """Held-out pass@k of a model directory, printed as a table."""
+def evaluate(config: RunConfig, checkpoint: Path, console: Console, json_file: Path | None) -> Exit:
+    """What a model directory makes of the held-out problems: printed as a table, and written if a file is named."""
     from cluster import launch
 
-    preflight.check_evaluation(config, checkpoint, Machine.here())
+    preflight.check_evaluation(config, checkpoint, Machine.here(), json_file)
     with LiveView(checkpoint.name, console) as view:
-        row = asyncio.run(launch.evaluate(config, checkpoint, view.show))
-    console.print(results.table((row,)))
+        row, counts = asyncio.run(launch.evaluate(config, checkpoint, view.show))
+    if json_file:
+        evaluation.write(json_file, config, row, counts)
+    console.print(evaluation.table(row))
     return Exit.DONE
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import get_args, get_origin
 
 import annotated_types
 from pydantic.fields import FieldInfo
@@ -62,9 +62,11 @@ def _yaml_lines(values: dict[str, object], by_key: dict[str, FieldHelp]) -> Iter
 
 
 def _type(field: FieldInfo) -> str:
-    """`int`, `float`, `text`, `path`, `list of int`, `choice`, with `or null`."""
+    """`int`, `float`, `text`, `path`, `list of int`, `path by name`, `choice`, with `or null`."""
     names = {"str": "text", "Path": "path"}
     arguments = get_args(field.annotation)
+    if get_origin(field.annotation) is dict:
+        return f"{names[arguments[1].__name__]} by name"
     if any(isinstance(a, str) for a in arguments):
         return "choice"
     if Ellipsis in arguments:

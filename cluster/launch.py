@@ -20,17 +20,19 @@ from actors.manifest import Manifest
 from actors.ray_settings import prepare_local_cluster
 from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, unless, while_progressing, within
-from cluster.casting import PATIENCE, Casting, make_schedule
+from cluster.casting import PATIENCE, Casting
 from cluster.ensemble import START_KEY, Ensemble
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
 from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
+from trainer.schedules import make_scheduler
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
     from cluster.config import RunConfig
+    from rollout.records import EvalCounts
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ _ANSWER_S = 5.0  # the controller answers questions between two awaits
 _NO_CHECKPOINT = "the last committed checkpoint stands, no new one could be written"
 
 Show = Callable[[RunStatus], None]
+Evaluation = tuple[EvalRow, "list[EvalCounts]"]
 
 
 class Crew:
@@ -80,7 +83,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
             crew = Crew()
             try:
                 materials = await preparing
-                casting = Casting(config, run_dir, ray_app, gpus)
+                casting = Casting(config, run_dir, ray_app, gpus, config.trainer.ranks)
                 assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))
@@ -93,14 +96,15 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
 def _already_finished(config: "RunConfig", run_dir: Path, materials: Materials) -> RunStatus | None:
     """The final status of a run that has nothing left to do: then nothing is started."""
     manifest = Manifest.load(LocalDisk(run_dir))
-    if manifest is None or manifest.phase or make_schedule(config, materials.recipe).next(manifest.done):
+    scheduler = make_scheduler(config.schedule, warmup=bool(materials.recipe.warmup_dataset))
+    if manifest is None or manifest.phase or scheduler.next(manifest.done):
         return None
     iterations = config.schedule.iterations
     return RunStatus("finished", iterations=iterations, version=manifest.version, evals=manifest.evals)
 
 
-async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow:
-    """Held-out pass@k of a model directory, with the workers and verifiers that a run uses.
+async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evaluation:
+    """Held-out metrics of a model directory, with the workers and verifiers that a run uses.
 
     Its scratch directory, with the logs, stays behind when it fails; the message names it.
     """
@@ -108,7 +112,7 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow
         return await _evaluate(config, checkpoint, show)
 
 
-async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRow:
+async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evaluation:
     show(RunStatus(waiting="model and data"))
     tokenizer = await asyncio.to_thread(load_tokenizer, str(checkpoint))
     train_prompts, held_out = load_problems(config, tokenizer)
@@ -118,7 +122,7 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRo
     with _ray(config) as (ray_app, gpus):
         crew = Crew()
         try:
-            casting = Casting(config, scratch, ray_app, gpus)
+            casting = Casting(config, scratch, ray_app, gpus, ranks=0)
             buffer, supervisor = await _assemble_evaluation(config, casting, scratch, materials, crew, show)
             counts = await _watch_evaluation(buffer, supervisor, show)
         except BaseException as error:
@@ -129,7 +133,8 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> EvalRo
     from rollout.evaluation import summarize
 
     shutil.rmtree(scratch)
-    return EvalRow(str(checkpoint), "evaluation", summarize(counts, config.eval.ks), len(counts), config.eval.samples)
+    metrics = summarize(counts, config.eval.ks)
+    return EvalRow(str(checkpoint), "evaluation", metrics, len(counts), config.eval.samples), counts
 
 
 async def _assemble_evaluation(

@@ -66,21 +66,24 @@ class Need:
         return self.learner + self.engines + self.weight_slots + self.processes + self.object_store
 
 
-def need(config: RunConfig, model: ModelFacts, has_gpu: bool) -> Need:
-    """Estimate of what a run takes at its peak; one copy per engine, and two slots for the transfer."""
+def need(config: RunConfig, model: ModelFacts, has_gpu: bool, trained: bool = True) -> Need:
+    """Estimate of what a run takes at its peak; one copy per engine, and two slots for the transfer.
+
+    Without a learner (an evaluation) there is nothing to transfer, and of the actors only the buffer.
+    """
     item, workers = ITEM_SIZES[config.rollout.engine.dtype], config.actors.rollout_workers
     copies = model.parameters * item
     fixed = (
         _PROCESS_GIB["engine"] * workers
-        + _PROCESS_GIB["rank"] * config.trainer.ranks
+        + _PROCESS_GIB["rank"] * config.trainer.ranks * trained
         + _PROCESS_GIB["verifier"] * config.verifier.processes
-        + _PROCESS_GIB["actor"] * 3  # buffer, broadcaster, controller
+        + _PROCESS_GIB["actor"] * (3 if trained else 1)  # buffer, broadcaster, controller
         + _PROCESS_GIB["ray"]
     )
     return Need(
-        learner=(_staged_bytes if has_gpu else _learner_bytes)(config.trainer) * model.parameters,
+        learner=(_staged_bytes if has_gpu else _learner_bytes)(config.trainer) * model.parameters if trained else 0,
         engines=0 if has_gpu else workers * (copies + (config.rollout.engine.kv_cache_mb or 0) * MIB),
-        weight_slots=2 * copies,
+        weight_slots=2 * copies if trained else 0,
         processes=int(fixed * GIB),
         object_store=0 if config.cluster.ray_address else config.cluster.object_store_mb * MIB,
     )
@@ -108,9 +111,9 @@ def _staged_bytes(trainer: TrainerConfig) -> int:
     return 12 + (16 if trainer.cpu_offload else 0)
 
 
-def shortages(config: RunConfig, model: ModelFacts, machine: Machine) -> list[str]:
+def shortages(config: RunConfig, model: ModelFacts, machine: Machine, trained: bool = True) -> list[str]:
     """A sentence per kind of memory that the run would run out of."""
-    wanted, problems = need(config, model, machine.has_gpu), []
+    wanted, problems = need(config, model, machine.has_gpu, trained), []
     if config.cluster.ray_address is None and wanted.memory > machine.memory:
         parts = ", ".join(
             f"{name} {size / GIB:.1f}"

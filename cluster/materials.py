@@ -6,16 +6,19 @@ Made once per run directory and found again on resume, so that a resumed run tra
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rollout.config import CountdownConfig, DataConfig
-from rollout.countdown import CountdownProblem, demonstrations, problems
+from rollout.countdown import demonstrations
+from rollout.countdown_sets import held_out_problems, hidden_problems, training_problems
 from rollout.datasets import write_supervised
-from rollout.prompts import DataError, RawProblem, encode_prompts, load_prompts
+from rollout.problem_files import load_files
+from rollout.prompts import RawProblem, encode_prompts
 from rollout.records import IntArray, Prompt
 from rollout.storage import LocalDisk
 
@@ -79,12 +82,15 @@ def load_tokenizer(model_dir: str) -> Any:
 
 def load_problems(config: "RunConfig", tokenizer: Any) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     """Training and held-out prompts, without a problem in common."""
-    data = config.data
-    train, held_out = _countdown(data.countdown, config.cluster.seed) if data.task == "countdown" else _files(data)
-    context = config.rollout.context_length
+    data, context = config.data, config.rollout.context_length
+    if data.task == "countdown":
+        train = training_problems(data.countdown, config.cluster.seed)
+        held_out = held_out_problems(data.countdown)
+    else:
+        train, held_out = load_files(data)
     return (
         tuple(encode_prompts(train, tokenizer, data.instruction, context)),
-        tuple(encode_prompts(held_out, tokenizer, data.instruction, context)),
+        tuple(encode_prompts(_in_turn(held_out), tokenizer, data.instruction, context)),
     )
 
 
@@ -118,7 +124,8 @@ def base_cache(config: "RunConfig") -> Path:
         config.model.scratch.model_dump_json(),
         config.trainer.warmup.model_dump_json(),
         config.trainer.max_grad_norm,
-        [problem.reference for problem in _countdown_held_out(config.data.countdown)],  # demonstrations leave these out
+        [problem.reference for problem in hidden_problems(config.data.countdown)],  # demonstrations leave these out
+        config.data.countdown.other_form_demos,
         config.trainer.compute_dtype,
         config.schedule.warmup_demos,
         config.rollout.context_length,
@@ -128,48 +135,17 @@ def base_cache(config: "RunConfig") -> Path:
     return (config.cluster.runs_dir / ".cache" / f"base-{digest}").resolve()
 
 
-def _files(data: DataConfig) -> tuple[list[RawProblem], list[RawProblem]]:
-    assert data.path is not None  # cluster.rules has seen to it
-    keys = (data.question_key, data.answer_key, data.id_key)
-    problems = load_prompts(data.path, *keys, limit=data.limit)
-    if data.eval_path is not None:
-        return problems, load_prompts(data.eval_path, *keys)
-    order = np.random.default_rng(0).permutation(len(problems))  # the same rows are held out in every run
-    count = max(1, round(len(problems) * data.eval_fraction))
-    if count >= len(problems):
-        raise DataError(
-            [
-                f"{data.path}: {len(problems)} problems do not split into training and held-out ones; add some, or set "
-                "data.eval_path"
-            ]
-        )
-    held_out = set(order[:count].tolist())
-    return (
-        [p for i, p in enumerate(problems) if i not in held_out],
-        [p for i, p in enumerate(problems) if i in held_out],
-    )
-
-
-def _countdown(config: CountdownConfig, seed: int) -> tuple[list[RawProblem], list[RawProblem]]:
-    held_out = _countdown_held_out(config)
-    train: list[CountdownProblem] = []
-    for size, count in _shares(config.train_numbers, config.train_problems):
-        train += problems(size, count, seed, exclude=held_out)
-    return [p.raw() for p in train], [p.raw() for p in held_out]
-
-
-def _countdown_held_out(config: CountdownConfig) -> list[CountdownProblem]:
-    """The same held-out problems whatever the seed of the run, so that runs can be compared."""
-    return [p for size, count in _shares(config.eval_numbers, config.eval_problems) for p in problems(size, count, -1)]
-
-
-def _shares(sizes: tuple[int, ...], count: int) -> list[tuple[int, int]]:
-    """`count` dealt out over `sizes` as evenly as possible."""
-    return [(size, count // len(sizes) + (i < count % len(sizes))) for i, size in enumerate(sizes)]
+def _in_turn(problems: list[RawProblem]) -> list[RawProblem]:
+    """Held-out problems with their sets taking turns, so that the first N of all are about as many of each."""
+    sets: dict[str, list[RawProblem]] = defaultdict(list)
+    for problem in problems:
+        sets[problem.tag].append(problem)
+    return [problem for turn in zip_longest(*sets.values()) for problem in turn if problem]
 
 
 def _write_demonstrations(config: "RunConfig", tokenizer: Any, path: Path) -> None:
-    held_out = _countdown_held_out(config.data.countdown)
-    pairs = demonstrations(config.schedule.warmup_demos, config.cluster.seed, exclude=held_out)
+    task, seed = config.data.countdown, config.cluster.seed
+    hidden, other_form = hidden_problems(task), task.other_form_demos
+    pairs = demonstrations(config.schedule.warmup_demos, seed, exclude=hidden, other_form=other_form)
     end = [tokenizer.eos_token_id]
     write_supervised(path, ((tokenizer.encode(prompt), tokenizer.encode(answer) + end) for prompt, answer in pairs))

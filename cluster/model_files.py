@@ -39,8 +39,8 @@ def scratch_facts(scratch: ScratchConfig, vocabulary: int, context_length: int) 
     return ModelFacts("Qwen3 from scratch", parameters, 2 * scratch.num_layers * kv, context_length, scratch.head_dim)
 
 
-def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
-    """Facts of a model directory, and a sentence per thing that keeps it from being used."""
+def read_model(path: Path, trained: bool = True) -> tuple[ModelFacts | None, list[str]]:
+    """Facts of a model directory, and a sentence per thing that keeps it from being used, `trained` or only served."""
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         return None, [f"{path}: {what}; name a model directory with config.json, weights and tokenizer"]
@@ -48,13 +48,13 @@ def read_model(path: Path) -> tuple[ModelFacts | None, list[str]]:
     shapes, more = _weights(path)
     problems += more
     problems += _tokenizer(path, config, shapes)
-    problems += untrainable(path, config) if config else ()
-    if shapes and not any(name.startswith("model.layers.0.") for name in shapes):
+    problems += untrainable(path, config) if config and trained else ()
+    if trained and shapes and not any(name.startswith("model.layers.0.") for name in shapes):
         problems.append(
             f"{path}: RLoop trains decoder models with weights named model.layers.*, this one has {min(shapes)}; take "
             "a causal language model of the Llama, Qwen, Mistral or a similar family"
         )
-    if config is not None and not problems:
+    if trained and config is not None and not problems:
         problems += trial(path, config)
     if problems or config is None:
         return None, problems

@@ -3,6 +3,8 @@
 Returns the plan of the run: what `--dry-run` prints and what a person would want to know before waiting.
 """
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,8 +20,10 @@ from cluster.rules import advice
 from cluster.rundir import RunDir
 from cluster.settings import Refused
 from trainer.advantages.catalogue import ADVANTAGE_NAMES
-from trainer.config import TrainerConfig
+from trainer.config import ScheduleConfig, TrainerConfig
 from trainer.losses.options import LOSS_NAMES
+from trainer.phases import Phase
+from trainer.schedules import SCHEDULER_NAMES, make_scheduler
 from verifiers.plugin import UnknownName, by_path
 
 if TYPE_CHECKING:
@@ -37,20 +41,21 @@ class Plan:
     need: Need
     train_problems: int
     held_out_problems: int
+    held_out_sets: dict[str, int]
+    """How many of these are in each set."""
     longest_prompt: int
     """Tokens."""
 
     def __str__(self) -> str:
         c = self.config
-        warmup = f"warm-up on {c.schedule.warmup_demos} demonstrations, then " if c.schedule.warmup_demos else ""
         rows = [
             ("model", f"{self.model.name}, {_count(self.model.parameters)} parameters"),
             (
                 "data",
-                f"{self.train_problems} training and {self.held_out_problems} held-out problems; the longest prompt "
-                f"has {self.longest_prompt} tokens",
+                f"{self.train_problems} training and {self.held_out_problems} held-out problems{self._sets()}; the "
+                f"longest prompt has {self.longest_prompt} tokens",
             ),
-            ("schedule", f"{warmup}{c.schedule.iterations} × (RL {c.schedule.rl_steps} steps → RFT), each evaluated"),
+            ("schedule", _schedule(c.schedule)),
             (
                 "step",
                 f"{c.rollout.groups_per_step} problems × {c.rollout.group_size} answers, at most "
@@ -67,6 +72,10 @@ class Plan:
             *(("note", sentence) for sentence in [*self._long_prompts(), *advice(c)]),
         ]
         return "\n".join(f"  {label:<14} {text}" for label, text in rows)
+
+    def _sets(self) -> str:
+        named = ", ".join(f"{name}: {count}" for name, count in self.held_out_sets.items())
+        return f" ({named})" if len(self.held_out_sets) > 1 else ""
 
     def _long_prompts(self) -> list[str]:
         room = self.config.rollout.context_length - self.longest_prompt
@@ -106,7 +115,7 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     if model is not None:
         problems += shortages(config, model, machine)
     train, held_out, more = _data(config, tokenizer)
-    problems += [*more, *_verifier(config.verifier.name), *_learner(config.trainer)]
+    problems += [*more, *_verifier(config.verifier.name), *_plugins(config)]
     if config.cluster.ray_address is None:
         problems += _missing_here(config.trainer, machine)
     if problems or model is None:
@@ -119,22 +128,25 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
         need=need(config, model, machine.has_gpu),
         train_problems=len(train),
         held_out_problems=len(held_out),
+        held_out_sets=Counter(prompt.tag for prompt in held_out),
         longest_prompt=max(len(prompt.token_ids) for prompt in (*train, *held_out)),
     )
 
 
-def check_evaluation(config: RunConfig, checkpoint: Path, machine: Machine) -> None:
-    """Look at what `rloop eval` touches.
+def check_evaluation(config: RunConfig, checkpoint: Path, machine: Machine, json_file: Path | None = None) -> None:
+    """Look at what `rloop eval` touches: no learner, so any model that the engine serves will do.
 
     Raises:
         Refused: With a sentence per problem, each with its remedy.
     """
-    model, problems = read_model(checkpoint)
+    model, problems = read_model(checkpoint, trained=False)
     problems = [*installed_collisions(), *problems]
     tokenizer = None
     if model is not None:
         tokenizer, more = _tokenizer(checkpoint)
-        problems += [*more, *shortages(config, model, machine)]
+        problems += [*more, *shortages(config, model, machine, trained=False)]
+    if json_file and not (json_file.absolute().parent.is_dir() and os.access(json_file.absolute().parent, os.W_OK)):
+        problems.append(f"--json {json_file}: cannot be written there; name a file in a directory of yours")
     problems += [*_data(config, tokenizer)[2], *_verifier(config.verifier.name)]
     if problems:
         raise Refused(problems)
@@ -166,24 +178,19 @@ def _tokenizer(path: Path) -> tuple[Any, list[str]]:
 def _data(config: RunConfig, tokenizer: Any | None) -> tuple[tuple["Prompt", ...], tuple["Prompt", ...], list[str]]:
     """Training and held-out prompts, or what is wrong with them; without a tokenizer only the rows are looked at."""
     from cluster.materials import load_problems
-    from rollout.prompts import DataError, load_prompts
+    from rollout.problem_files import load_files
+    from rollout.prompts import DataError
 
-    data = config.data
-    problems: list[str] = []
-    for path, limit in ((data.path, data.limit), (data.eval_path, None)) if data.task == "file" else ():
-        try:
-            if path is not None:
-                load_prompts(path, data.question_key, data.answer_key, data.id_key, limit)
-        except DataError as error:
-            problems += error.problems
-    if problems or tokenizer is None:
-        return (), (), problems
     try:
-        return *load_problems(config, tokenizer), []
+        if tokenizer is not None:
+            return *load_problems(config, tokenizer), []
+        if config.data.task == "file":
+            load_files(config.data)
     except DataError as error:
         return (), (), list(error.problems)
     except ValueError as error:  # more countdown problems than there are
         return (), (), [f"data.countdown: {error}"]
+    return (), (), []
 
 
 def _verifier(name: str) -> list[str]:
@@ -196,17 +203,18 @@ def _verifier(name: str) -> list[str]:
     return []
 
 
-def _learner(trainer: TrainerConfig) -> Iterator[str]:
+def _plugins(config: RunConfig) -> Iterator[str]:
     """Names that lead nowhere."""
-    for key, name, built_in in (
-        ("loss", trainer.rl.loss, LOSS_NAMES),
-        ("advantage", trainer.rl.advantage, ADVANTAGE_NAMES),
+    for section, key, name, built_in in (
+        ("trainer.rl", "loss", config.trainer.rl.loss, LOSS_NAMES),
+        ("trainer.rl", "advantage", config.trainer.rl.advantage, ADVANTAGE_NAMES),
+        ("schedule", "scheduler", config.schedule.scheduler, SCHEDULER_NAMES),
     ):
         try:
             if name not in built_in:
                 by_path(name, key, built_in)
         except UnknownName as error:
-            yield f"trainer.rl.{key}: {error}"
+            yield f"{section}.{key}: {error}"
 
 
 def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
@@ -216,6 +224,29 @@ def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
     kinds = {trainer.rl.optim.name, trainer.rft.optim.name, trainer.warmup.optim.name}
     if "adamw_8bit" in kinds and not find_spec("torchao"):
         yield "optim.name=adamw_8bit needs torchao, which is not installed; install rloop[torchao], or use adamw"
+
+
+def _schedule(schedule: ScheduleConfig) -> str:
+    """The phases of the first iteration, and how many iterations there are."""
+    scheduler, done = make_scheduler(schedule, warmup=False), list[Phase]()
+    while phase := scheduler.next(done):
+        done.append(phase)
+    cycle = " → ".join(_words(phase) for phase in done if phase.iteration == 0)
+    times = len({phase.iteration for phase in done})
+    warmup = f"warm-up on {schedule.warmup_demos} demonstrations, then " if schedule.warmup_demos else ""
+    return f"{schedule.scheduler}: {warmup}{f'{times} × ({cycle})' if times > 1 else cycle}"
+
+
+def _words(phase: Phase) -> str:
+    match phase.kind:
+        case "rl":
+            return f"RL {phase.steps} steps"
+        case "sample":
+            return f"sampling as much as RL would in {phase.steps} steps"
+        case "rft":
+            return "RFT of the policy it started from" if phase.init_from.startswith("theta") else "RFT of its end"
+        case _:
+            return "average with its start"
 
 
 def _plural(n: int, noun: str) -> str:

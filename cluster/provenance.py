@@ -64,6 +64,8 @@ def show_checkpoint(run_dir: Path, name: str, console: Console) -> Exit:
         elif phase.kind == "rft":
             unchanged = manifest.weights[phase.produces] == manifest.weights[phase.init_from]
             told = _rft(run_dir / "experts" / f"iteration-{phase.iteration}.parquet", unchanged)
+        elif phase.kind == "merge":
+            told = "nothing: the average of " + ", ".join(f"{share:g} × {one}" for one, share in phase.average)
         else:
             told = f"{config.schedule.warmup_demos:,} demonstrations"
         drawn.add_row(phase.kind, phase.init_from, phase.produces, told)
@@ -75,13 +77,16 @@ def show_checkpoint(run_dir: Path, name: str, console: Console) -> Exit:
 
 def _ancestry(manifest: Manifest, lineage: Lineage, name: str) -> list[tuple[Phase, int | None]]:
     """The phases behind some weights, oldest first, each with the number of its steps that count (None for all)."""
-    made_by = {phase.produces: phase for phase in manifest.done}
+    phases = [*manifest.done, *([manifest.phase] if manifest.phase else [])]
+    made_by = {phase.produces: phase for phase in manifest.done if phase.produces != phase.init_from}
     chain: list[tuple[Phase, int | None]] = []
     if name.isdigit():
         if (found := lineage.find(int(name))) is None:
             raise Refused([f"version {name} was made by no RL step; name the weights instead: {_known(manifest)}"])
         iteration, steps = found
-        start = f"theta-{iteration}"
+        latest = manifest.done[-1].produces if manifest.done else "theta-0"  # a phase before its first checkpoint
+        began = (phase.init_from for phase in phases if phase.kind == "rl" and phase.iteration == iteration)
+        start = next(began, latest)
         if steps:
             chain.append((Phase("rl", iteration, start, f"version {name}"), steps))
         name = start

@@ -1,5 +1,7 @@
-"""What a run came to: the table of evaluations (terminal and Markdown), what lies where, and what to do next."""
+"""What a run came to: the tables of evaluations (terminal and Markdown), what lies where, and what to do next."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -9,51 +11,93 @@ from actors.records import EvalRow, RunStatus
 from cluster.invocation import rloop
 from cluster.rundir import RunDir
 from cluster.view import pass_keys
+from rollout.evaluation import HIGH, LOW, by_set
 
 
-def rows(evals: tuple[EvalRow, ...]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: one row per evaluated policy, each score with its change against the first row."""
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table before it is drawn."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    """One per evaluated policy."""
+
+
+def grids(evals: tuple[EvalRow, ...]) -> list[Grid]:
+    """The evaluations over all held-out problems; and by set, where there is more than one."""
+    return [_overall(evals), *_of_sets(evals)]
+
+
+def _overall(evals: tuple[EvalRow, ...]) -> Grid:
+    """Every k, with half of its interval and the change against the first row."""
+    keys, base, last = pass_keys(evals), evals[0], evals[-1]
+    title = (
+        f"{last.num_problems} held-out problems × {last.num_samples} answers "
+        "(± half of a 95 % interval, change against the first row)"
+    )
+    rows = [[row.after, row.weights, *(_compared(row, base, key) for key in keys)] for row in evals]
+    return Grid(title, ["policy", "weights", *keys], rows)
+
+
+def _of_sets(evals: tuple[EvalRow, ...]) -> list[Grid]:
+    """One column per set, with the smallest and the largest k; nothing when all problems are one set."""
+    parted = [by_set(row.metrics) for row in evals]
+    tags = sorted({tag for sets in parted for tag in sets if tag})
     keys = pass_keys(evals)
-    cells = []
-    for row in evals:
-        cells.append([row.after, row.weights, *(_cell(key, row, evals[0]) for key in keys)])
-    return ["policy", "weights", *keys], cells
+    if len(tags) < 2 or not keys:
+        return []
+    ends = list(dict.fromkeys((keys[0], keys[-1])))
+    rows = [
+        [row.after, row.weights, *(" / ".join(score(sets.get(tag, {}), key) for key in ends) for tag in tags)]
+        for row, sets in zip(evals, parted, strict=True)
+    ]
+    return [Grid(f"{' / '.join(ends)} of each held-out set", ["policy", "weights", *tags], rows)]
 
 
-def _cell(key: str, row: EvalRow, base: EvalRow) -> str:
-    if key not in row.metrics:
-        return "-"
-    score = f"{row.metrics[key]:.3f}"
-    return score if row is base or key not in base.metrics else f"{score} ({row.metrics[key] - base.metrics[key]:+.3f})"
+def score(metrics: Mapping[str, float], key: str) -> str:
+    """`0.412`, or a dash for what could not be estimated."""
+    return f"{metrics[key]:.3f}" if key in metrics else "-"
 
 
-def table(evals: tuple[EvalRow, ...]) -> Table:
-    """The evaluations for a terminal."""
-    header, cells = rows(evals)
-    drawn = Table(title=_title(evals), title_justify="left", title_style="dim")
-    for i, name in enumerate(header):
-        drawn.add_column(name, justify="right" if i > 1 else "left", no_wrap=i > 1)
-    for row in cells:
+def estimate(metrics: Mapping[str, float], key: str) -> str:
+    """A score with half of its interval, `0.412 ±0.031`."""
+    half = f" ±{(metrics[key + HIGH] - metrics[key + LOW]) / 2:.3f}" if key + LOW in metrics else ""
+    return score(metrics, key) + half
+
+
+def _compared(row: EvalRow, base: EvalRow, key: str) -> str:
+    if row is base or key not in row.metrics or key not in base.metrics:
+        return estimate(row.metrics, key)
+    return f"{estimate(row.metrics, key)} ({row.metrics[key] - base.metrics[key]:+.3f})"
+
+
+def table(grid: Grid) -> Table:
+    """For a terminal; in a narrow one cells are broken where they have a space."""
+    drawn = Table(title=grid.title, title_justify="left", title_style="dim")
+    for i, name in enumerate(grid.header):
+        drawn.add_column(name, justify="right" if i > 1 else "left")
+    for row in grid.rows:
         drawn.add_row(*row)
     return drawn
 
 
 def markdown(evals: tuple[EvalRow, ...]) -> str:
     """The evaluations for a README."""
-    header, cells = rows(evals)
-    rule = ["---", "---", *("---:" for _ in header[2:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
+    return "\n\n".join(_in_markdown(grid) for grid in grids(evals))
 
 
-def _title(evals: tuple[EvalRow, ...]) -> str:
-    last = evals[-1]
-    return f"{last.num_problems} held-out problems × {last.num_samples} answers (change against the first row)"
+def _in_markdown(grid: Grid) -> str:
+    rule = ["---", "---", *("---:" for _ in grid.header[2:])]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in (grid.header, rule, *grid.rows))
+    return f"{grid.title}\n\n{lines}"
 
 
 def report(status: RunStatus, run: RunDir, console: Console) -> None:
     """The end of a run: table, run directory, next commands."""
     if status.evals:
-        console.print(table(status.evals))
+        for grid in grids(status.evals):
+            console.print(table(grid))
     if status.state == "interrupted":
         console.print(f"\nInterrupted ({status.message}){_where(status)}", highlight=False, markup=False)
     console.print(f"\nRun directory: {run.root}", highlight=False, soft_wrap=True, markup=False)

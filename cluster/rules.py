@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rollout.config import EvalConfig, RolloutConfig
+from rollout.countdown_sets import HARDER_NUMBERS
+from rollout.problem_files import HELD_OUT
 from trainer.advantages.catalogue import ADVANTAGE_NAMES, TOKEN_REWARDS
-from trainer.config import CriticConfig, ImportanceConfig, ModelConfig, RLConfig, TrainerConfig
+from trainer.config import CriticConfig, ImportanceConfig, ModelConfig, RLConfig, ScheduleConfig, TrainerConfig
 from trainer.losses.options import LOSS_NAMES
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def broken_rules(config: "RunConfig") -> list[str]:
         *_objective(config.trainer.rl, config.rollout),
         *_adapters(config.trainer),
         *_evaluation(config.eval),
+        *_schedule(config),
         *_model(config.model),
         *_task(config),
     ]
@@ -132,6 +135,24 @@ def _evaluation(evaluation: EvalConfig) -> Iterator[str]:
             )
 
 
+def _schedule(config: "RunConfig") -> Iterator[str]:
+    schedule, evaluation = config.schedule, config.eval
+    if schedule.scheduler == "merge" and config.trainer.lora.rank:
+        yield (
+            f"schedule.scheduler=merge needs trainer.lora.rank=0, got {config.trainer.lora.rank}: the average of "
+            "adapters is not the adapter of the average"
+        )
+    if schedule.merge_share != ScheduleConfig().merge_share and schedule.scheduler != "merge":
+        yield f"schedule.merge_share is for schedule.scheduler=merge, got {schedule.scheduler}; leave merge_share out"
+    if schedule.end.overfit_gap is not None and not evaluation.every_steps:
+        yield (
+            "schedule.end.overfit_gap needs evaluations in the middle of a phase; set eval.every_steps, to about a "
+            "tenth of the phase"
+        )
+    if evaluation.every_steps and evaluation.overlap and config.rollout.deterministic:
+        yield "rollout.deterministic needs eval.overlap=false: what sampled an answer would be a matter of timing"
+
+
 def _model(model: ModelConfig) -> Iterator[str]:
     heads, kv_heads = model.scratch.num_heads, model.scratch.num_kv_heads
     if model.path is None and heads % kv_heads:
@@ -152,6 +173,12 @@ def _task(config: "RunConfig") -> Iterator[str]:
                 "model.scratch.tokenizer=countdown knows 19 characters and cannot read data.task=file; "
                 "set model.path, or model.scratch.tokenizer=bytes"
             )
+        for name in data.eval_sets:
+            if not name or "/" in name or name == HELD_OUT:
+                yield (
+                    f"a set of data.eval_sets must have a name without '/', other than {HELD_OUT!r} (that of "
+                    f"data.eval_path), got {name!r}; call it otherwise"
+                )
         if config.schedule.warmup_demos:
             yield (
                 f"schedule.warmup_demos needs data.task=countdown, which makes its own demonstrations, got "
@@ -169,6 +196,13 @@ def _task(config: "RunConfig") -> Iterator[str]:
     ):
         if not numbers or any(not 3 <= n <= 5 for n in numbers):
             yield f"data.countdown.{key} must list sizes from 3 to 5, got {list(numbers)}; use e.g. [3, 4]"
+    if data.eval_sets:
+        yield "data.eval_sets is for data.task=file, data.task=countdown makes its own; set it to {}"
+    if data.countdown.harder_problems and max(data.countdown.train_numbers, default=0) >= HARDER_NUMBERS:
+        yield (
+            f"data.countdown.harder_problems have {HARDER_NUMBERS} numbers, more than those of training, got "
+            f"train_numbers={list(data.countdown.train_numbers)}; use e.g. [3, 4], or harder_problems=0"
+        )
     if config.schedule.warmup_demos and not scratch:
         yield (
             f"schedule.warmup_demos is for models made from scratch, got {config.schedule.warmup_demos} with "
@@ -211,6 +245,12 @@ def advice(config: "RunConfig") -> list[str]:
         )
     if rl.kl.weight and not rl.kl.in_reward and rl.kl.estimator == "k1":
         sentences.append("trainer.rl.kl.estimator=k1 as a loss has no gradient on average, only noise; use k2 or k3")
+    task = config.data.countdown
+    if config.schedule.warmup_demos and task.other_form_problems and not task.other_form_demos:
+        sentences.append(
+            "data.countdown.other_form_problems are in a form that no demonstration has: the base policy cannot read "
+            "it; set other_form_demos, e.g. 0.2"
+        )
     if rollout.max_staleness >= config.schedule.rl_steps:
         sentences.append(
             f"rollout.max_staleness={rollout.max_staleness:g} reaches beyond a phase of "

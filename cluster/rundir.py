@@ -20,7 +20,7 @@ from rollout.storage import LocalDisk
 
 CONTENTS = {
     "config.yaml": "the resolved configuration; a recipe that runs again",
-    "results.md": "the table of evaluations in Markdown",
+    "results.md": "the tables of evaluations in Markdown",
     "manifest.json": "what is committed: phases, weights and their hashes, evaluations",
     "metrics.jsonl": "one line of numbers per optimizer step and evaluation",
     "status.json": "the last picture of the live view",
@@ -50,7 +50,7 @@ class RunDir:
 
     @property
     def results(self) -> Path:
-        """The table of evaluations, for a README."""
+        """The tables of evaluations, for a README."""
         return self.root / "results.md"
 
     @property

@@ -85,8 +85,14 @@ def _build(settings: Mapping[str, Setting]) -> RunConfig:
 
 def _absolute(key: str, setting: Setting) -> Setting:
     """Inputs are named from the current directory; the resolved run says where they were."""
-    if key in ("data.path", "data.eval_path", "model.path") and isinstance(setting.value, str):
-        return Setting(str(Path(setting.value).expanduser().absolute()), setting.origin)
+
+    def absolute(value: Any) -> Any:
+        return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
+
+    if key in ("data.path", "data.eval_path", "model.path"):
+        return Setting(absolute(setting.value), setting.origin)
+    if key == "data.eval_sets" and isinstance(setting.value, dict):
+        return Setting({name: absolute(path) for name, path in setting.value.items()}, setting.origin)
     return setting
 
 
@@ -207,6 +213,7 @@ _TYPES = {
     "float": "a number",
     "bool": "true or false",
     "tuple": "a list",
+    "dict": "names with values, {name: value}",
     "string": "text",
     "path": "a path",
 }

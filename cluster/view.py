@@ -5,6 +5,7 @@ explains a stall is printed above it, in full: nobody who looks on reads a file 
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,7 +21,15 @@ from rich.text import Text
 from actors.records import EvalRow, RunStatus
 from cluster import stalls
 
-_PHASES = {"warmup": "warm-up", "rl": "RL", "rft": "RFT", "eval": "evaluation", None: "starting"}
+_PHASES = {
+    "warmup": "warm-up",
+    "rl": "RL",
+    "sample": "sampling",
+    "rft": "RFT",
+    "merge": "merging",
+    "eval": "evaluation",
+    None: "starting",
+}
 LINE_EVERY_S = 10.0
 
 
@@ -94,13 +103,14 @@ def line(status: RunStatus) -> str:
 
 def _phase(status: RunStatus) -> str:
     name = _PHASES[status.phase]
-    if status.phase in ("rl", "rft", "eval"):
+    if status.phase not in ("warmup", None):
         return f"iteration {status.iteration + 1}/{status.iterations} {name}"
     return name
 
 
 def _steps(status: RunStatus) -> str:
-    return f"step {status.step}/{status.steps}" if status.steps else ""
+    unit = "group" if status.phase == "sample" else "step"
+    return f"{unit} {status.step}/{status.steps}" if status.steps else ""
 
 
 def _left(status: RunStatus) -> str:
@@ -136,7 +146,7 @@ def _facts(status: RunStatus) -> list[tuple[str, str]]:
         "learning": ", ".join(learning),
         "tokens/s": ", ".join(speed),
         "groups": f"{buffer.running} running, {buffer.ready} ready, {buffer.finished} finished"
-        if status.phase == "rl"
+        if status.phase in ("rl", "sample")
         else "",
         "dropped": dropped,
         "held out": _last_eval(status.evals),
@@ -162,6 +172,6 @@ def _clock(seconds: float) -> str:
 
 
 def pass_keys(evals: tuple[EvalRow, ...]) -> list[str]:
-    """`pass@1`, `pass@8`… as they occur, smallest k first; per-tag numbers left out."""
-    keys = {key for row in evals for key in row.metrics if key.startswith("pass@")}
+    """`pass@1`, `pass@8`… as they occur, smallest k first; intervals and single held-out sets left out."""
+    keys = {key for row in evals for key in row.metrics if re.fullmatch(r"pass@\d+", key)}
     return sorted(keys, key=lambda key: int(key.removeprefix("pass@")))

@@ -62,6 +62,10 @@ class Admission:
             self._extra = 0
         self._lead = math.floor(max_staleness) - (1 if self._extra else 0)
 
+    def end(self) -> None:
+        """Nothing more is started: the phase has its last step."""
+        self._limit = self.accepted
+
     def capacity(self, max_concurrent: int) -> int:
         """Groups that may be started now, within the staleness bound, the phase and `max_concurrent` in flight."""
         if self._extra and self._complete:

@@ -58,7 +58,7 @@ def audit(journal: Storage, answers: Mapping[str, int], max_staleness: float) ->
 
     Args:
         journal: Its folder.
-        answers: Answers per group, by kind of phase (`rl`, `eval`).
+        answers: Answers per group, by kind of phase (`rl`, `sample`, `eval`).
         max_staleness: The bound η that trained tokens must keep.
     """
     fold = _read(journal)
@@ -117,7 +117,8 @@ class _Fold:
         self.delivered: dict[PayloadRef, _Delivery] = {}
         self.delivered_by: set[tuple[GroupKey, int]] = set()  # leases that ended with a result
         self.born: dict[int, int] = {}  # policy version → place in the log of what made it, or began with it
-        self._phase = PhaseId("none", 0)
+        self.explored_by: dict[int, str] = {}  # iteration → kind of the phase that generated for it
+        self._phase = PhaseId("none", 0)  # the one that trains or samples; evaluations go on beside it
 
     @property
     def missing(self) -> list[GroupKey]:
@@ -168,14 +169,20 @@ class _Fold:
         self.faults += [f"event {self.number}: {sentence}" for sentence in sentences]
 
     def _begin(self, event: PhaseBegun) -> None:
-        for key in list(self.out):
+        for key in [key for key in self.out if event.kind != "eval" or key.purpose == "eval"]:
             self._free(key, "voided")
-        self._phase = PhaseId(event.kind, event.iteration)
+        if event.kind != "eval":
+            self._phase = PhaseId(event.kind, event.iteration)
+        if event.kind in ("rl", "sample"):
+            self.explored_by[event.iteration] = event.kind
         self.born.setdefault(event.version, self.number)
         self._fault(*self.lineage.begin(event))
 
+    def _phase_of(self, key: GroupKey) -> PhaseId:
+        return PhaseId("eval", key.epoch) if key.purpose == "eval" else self._phase
+
     def _lease(self, event: Leased) -> None:
-        balance, tokens = self.balance(self._phase), self.persisted.get(event.key, 0)
+        balance, tokens = self.balance(self._phase_of(event.key)), self.persisted.get(event.key, 0)
         if tokens:  # they go where the group goes
             self.home[event.key].tokens["known"] -= tokens
             balance.tokens["known"] += tokens
@@ -201,7 +208,7 @@ class _Fold:
         self.persisted[event.key] = self.persisted.get(event.key, 0) - event.tokens
 
     def _refuse(self, event: Refused) -> None:
-        balance = self.home.get(event.key) or self.balance(self._phase)
+        balance = self.home.get(event.key) or self.balance(self._phase_of(event.key))
         lease = (event.key, event.attempt)
         if lease in self.delivered_by:
             what, tokens = "duplicate", event.tokens
@@ -264,8 +271,9 @@ def _weigh(fold: _Fold, journal: Storage, max_staleness: float) -> list[str]:
     """Answers and tokens by fate, lengths and ages, from the segments. Returns the faults found."""
     trained, awaited, faults = fold.lineage.trained(), dict(fold.delivered), []
     for ref, batch in _payloads(journal):
-        kind = "rl" if batch["purpose"][0].as_py() == "train" else "eval"
-        balance = fold.balance(PhaseId(kind, batch["iteration"][0].as_py()))
+        iteration = batch["iteration"][0].as_py()
+        kind = fold.explored_by.get(iteration, "rl") if batch["purpose"][0].as_py() == "train" else "eval"
+        balance = fold.balance(PhaseId(kind, iteration))
         lengths = batch["token_ids"].value_lengths().to_numpy()
         balance.book("generated", lengths)
         delivery = awaited.pop(ref, None)

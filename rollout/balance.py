@@ -19,7 +19,7 @@ class PhaseId(NamedTuple):
     """A phase that generates."""
 
     kind: str
-    """`rl` or `eval`; `run` for the whole run."""
+    """`rl`, `sample` or `eval`; `run` for the whole run."""
     iteration: int
     """RLoop iteration, or number of the evaluation."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from rollout.curation import GroupCurator
+from rollout.drift import Drift
 from rollout.event_log import JournalBroken
 from rollout.events import Discarded, Event, PayloadRef, Progressed, Refused, Trained
 from rollout.journal import Journal, read_payloads, read_pieces
@@ -159,6 +160,24 @@ class Bookkeeper:
             return found
 
         return await asyncio.to_thread(load)
+
+    async def drift(self, iteration: int) -> Drift:
+        """What the RL phase of an iteration remembers of its problems, from the groups that came in."""
+        await self.sync()
+        entries = self.ledger.entries.items()
+        of_phase = [e.payload for key, e in entries if key.purpose == "train" and e.iteration == iteration]
+        refs = [ref for ref in of_phase if ref is not None]
+
+        def fold() -> Drift:
+            drift = Drift()
+            for _, group in read_payloads(self._storage, refs, ("prompt_id", "step", "verdict_status", "token_ids")):
+                statuses = group["verdict_status"].to_pylist()
+                scored = [i for i, status in enumerate(statuses) if status in ("correct", "wrong")]
+                answers = (group["token_ids"][i].values.to_numpy() for i in scored)
+                drift.see(group["prompt_id"][0].as_py(), group["step"][0].as_py(), "correct" in statuses, answers)
+            return drift
+
+        return await asyncio.to_thread(fold)
 
     async def restore(self, keys: Collection[GroupKey]) -> None:
         """Take the pieces of these groups back into memory."""

@@ -7,26 +7,24 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from rollout.admission import Admission
 from rollout.batches import is_stale, oldest_trained_version, supervised_batch, supervised_info, training_batch
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
 from rollout.datasets import SupervisedDataset
+from rollout.drift import Drift
 from rollout.events import Fate
+from rollout.failures import FailureWatch
 from rollout.ledger import PromptOrder
-from rollout.records import BatchInfo, EvalCounts, GroupKey, Prompt, RolloutGroup, TrainingBatch
+from rollout.records import BatchInfo, EvalCounts, GroupKey, IntArray, Prompt, RolloutGroup, TrainingBatch
 
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
-_JUDGED_STEPS = 4  # the share of answers without a verdict is over the groups of so many steps
 
 
 class NothingToTrain(RuntimeError):
     """Group after group is dropped: the phase would generate for ever."""
-
-
-class TooManyFailures(RuntimeError):
-    """Too many answers have no verdict: what would be trained is no fair sample of what was generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,8 @@ class RecordedStep:
     """Version that it made, and makes again."""
     groups: tuple[RolloutGroup, ...]
     """In the order in which they were trained."""
+    ends: str = ""
+    """Why the phase ends with it; empty when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,25 @@ class ReadyGroup:
         return self.group.key
 
 
+class Generates(Protocol):
+    """A phase whose groups are leased to workers."""
+
+    def take(self, max_groups: int, max_in_flight: int) -> list[GroupKey]:
+        """Groups to lease now."""
+
+    def leased(self, key: GroupKey, oldest: int | None) -> None:
+        """A group runs whose oldest token, if it has one already, is of this version."""
+
+    def put_back(self, key: GroupKey) -> None:
+        """A lease ended without a result."""
+
+    def fail(self, prompt: Prompt) -> None:
+        """A group that was taken will not be leased again."""
+
+    def finish(self, group: RolloutGroup) -> tuple[Fate, str]:
+        """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
+
+
 class RLPhase:
     """Groups on their way to training."""
 
@@ -72,6 +91,7 @@ class RLPhase:
         config: RolloutConfig,
         ready: Iterable[RolloutGroup] = (),
         recorded: Iterable[RecordedStep] = (),
+        drift: Drift | None = None,
     ) -> None:
         self.iteration = iteration
         self.step = step
@@ -90,8 +110,8 @@ class RLPhase:
         self._oldest: dict[GroupKey, int] = {}  # running group → the engines' version of its oldest token
         self._barren: Counter[str] = Counter()  # groups dropped since the last accepted one, by reason
         self._rewards: list[float] = []  # of everything scored since the last step, trained or not
-        self._failures: deque[tuple[int, int]] = deque(maxlen=_JUDGED_STEPS * config.groups_per_step)
-        self._complaint = ""  # what the verifier said last about an answer without a verdict
+        self._drift = drift or Drift()
+        self._watch = FailureWatch(config.groups_per_step, config.max_failed_frac)
 
     @property
     def groups_per_step(self) -> int:
@@ -145,7 +165,8 @@ class RLPhase:
         """Decide on a finished group. Returns its fate, and the reason when it is dropped."""
         self._oldest.pop(group.key, None)
         self._rewards += [float(reward) for reward in group.rewards]
-        self._judge(group)
+        self._watch.see(group)
+        self._drift.see(group.key.prompt_id, self.new_step, *seen(group))
         curated, reason = None, "failed"
         if len(group.rewards) >= 2:  # one sibling alone has nothing to be compared with
             curated, reason = self._curator.on_group(group), self._curator.reason
@@ -178,20 +199,21 @@ class RLPhase:
             TooManyFailures: When too many answers have no verdict.
         """
         if self.recorded:
-            info, batch = training_batch(self.recorded[0].groups, self.version)
+            step = self.recorded[0]
+            info, batch = training_batch(step.groups, self.version)
             self._given = info.groups
-            return replace(info, recorded=len(self.recorded)), batch
-        self._refuse_failures()
+            return replace(info, recorded=len(self.recorded), ends=step.ends), batch
+        self._watch.refuse()
         if len(self.ready) < self.groups_per_step or (self._config.wait_for_late and self.late):
             self._refuse_barren()
             return None
         self.ready.sort(key=self._age)
         info, batch = training_batch([ready.group for ready in self.ready[: self.groups_per_step]], self.version)
         self._given = info.groups
+        metrics = info.metrics | self._drift.metrics()
         if self._rewards:
-            mean = sum(self._rewards) / len(self._rewards)
-            info = replace(info, metrics=info.metrics | {"reward_generated": mean})
-        return info, batch
+            metrics["reward_generated"] = sum(self._rewards) / len(self._rewards)
+        return replace(info, metrics=metrics), batch
 
     def describe(self, max_in_flight: int) -> str:
         """How far the next batch is, for messages."""
@@ -228,8 +250,10 @@ class RLPhase:
         if tuple(keys) != self._given:
             raise ValueError(f"a step trains the batch that was given last, {self._given}, got {tuple(keys)}")
 
-    def trained(self, keys: Sequence[GroupKey], version: int) -> None:
-        """One step is done with these groups."""
+    def trained(self, keys: Sequence[GroupKey], version: int, ends: bool = False) -> None:
+        """One step is done with these groups; it may be the last one before its time."""
+        if ends:
+            self.admission.end()
         if self.recorded:
             self.recorded.popleft()
         else:
@@ -242,23 +266,6 @@ class RLPhase:
     def _age(self, ready: ReadyGroup) -> tuple[int, int, int]:
         """Oldest tokens first; among equals in the order of the prompts, so that η = 0 does not depend on timing."""
         return (self.version if ready.oldest is None else ready.oldest, *self._order.position(ready.key))
-
-    def _judge(self, group: RolloutGroup) -> None:
-        failed = [rollout for rollout in group.rollouts if not rollout.trainable]
-        self._failures.append((len(failed), len(group.rollouts)))
-        if failed:
-            self._complaint = failed[-1].verdict.feedback
-
-    def _refuse_failures(self) -> None:
-        if len(self._failures) < (self._failures.maxlen or 0):
-            return
-        failed, answers = (sum(column) for column in zip(*self._failures, strict=True))
-        if failed > self._config.max_failed_frac * answers:
-            raise TooManyFailures(
-                f"{failed} of the last {answers} answers have no verdict, rollout.max_failed_frac allows "
-                f"{self._config.max_failed_frac:g}; the last one: {self._complaint or 'no feedback'}. Mend the "
-                f"verifier (or raise verifier.timeout_s) and resume: the answers are kept"
-            )
 
     def _refuse_barren(self) -> None:
         dropped = self._barren.total()
@@ -343,9 +350,27 @@ class SFTPhase:
         return supervised_info(batch), batch
 
 
+def seen(group: RolloutGroup) -> tuple[bool, list[IntArray]]:
+    """What `Drift.see` needs to know of a group: whether it has a correct answer, and its scored answers."""
+    scored = [rollout for rollout in group.rollouts if rollout.trainable]
+    return any(r.verdict.status == "correct" for r in scored), [r.response.token_ids for r in scored]
+
+
 def count_answers(group: RolloutGroup) -> EvalCounts:
-    """What evaluation needs to know of a held-out group."""
+    """What evaluation needs to know of a held-out group.
+
+    Answers agree when their verifier read the same final answer in them; where it gave none, when their tokens are the
+    same.
+    """
     rollouts = group.rollouts
+    votes: Counter[str | bytes] = Counter()
+    right: Counter[str | bytes] = Counter()
+    for rollout in rollouts:
+        if rollout.trainable:
+            answer = rollout.verdict.answer or rollout.response.token_ids.tobytes()
+            votes[answer] += 1
+            right[answer] += rollout.verdict.status == "correct"
+    polled = sorted(((votes[answer], right[answer]) for answer in votes), reverse=True)
     return EvalCounts(
         prompt_id=group.key.prompt_id,
         tag=group.prompt.tag,
@@ -354,4 +379,6 @@ def count_answers(group: RolloutGroup) -> EvalCounts:
         failed=sum(not r.trainable for r in rollouts),
         truncated=sum(r.response.finish_reason == "length" for r in rollouts),
         tokens=sum(len(r.response) for r in rollouts),
+        votes=tuple(count for count, _ in polled),
+        right=tuple(count for _, count in polled),
     )

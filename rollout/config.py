@@ -15,6 +15,16 @@ class CountdownConfig(BaseModel):
     eval_problems: int = Field(60, ge=1, description="Held-out problems, shared out over `eval_numbers`.")
     train_numbers: tuple[int, ...] = Field((3, 4), description="How many numbers a training problem has (3-5).")
     eval_numbers: tuple[int, ...] = Field((3, 4), description="How many numbers a held-out problem has (3-5).")
+    harder_problems: int = Field(0, ge=0, description="Held-out problems of 5 numbers, which RL does not train.")
+    other_form_problems: int = Field(
+        0, ge=0, description="Held-out problems written `14=3,7,2,5:`, of the largest size in `eval_numbers`."
+    )
+    other_form_demos: float = Field(
+        0.0, ge=0, le=1, description="Share of the warm-up demonstrations in that form; RL never trains it."
+    )
+    split: Literal["test", "validation"] = Field(
+        "test", description="Which held-out problems are evaluated; neither split is ever trained or demonstrated."
+    )
 
 
 class DataConfig(BaseModel):
@@ -29,10 +39,17 @@ class DataConfig(BaseModel):
     eval_path: Path | None = Field(
         None, description="Held-out problems; when unset, `eval_fraction` of `path` is held out."
     )
+    eval_sets: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Further held-out sets, e.g. `{aime: aime.jsonl}`; each is reported under its name.",
+    )
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="Share of `path` held out when `eval_path` is unset.")
     question_key: str = Field("question", description="Column that holds the problem.")
     answer_key: str = Field("answer", description="Column that holds the answer (GSM8K's `#### 72` is understood).")
     id_key: str = Field("id", description="Column that holds a unique id; the line number is used where absent.")
+    tag_key: str | None = Field(
+        None, description="Column that parts held-out problems into sets, e.g. `level`; null for none."
+    )
     instruction: str = Field(
         "", description="Text put before every problem, e.g. how to mark the final answer; empty for none."
     )
@@ -116,6 +133,10 @@ class EvalConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples: int = Field(32, ge=1, description="Answers per held-out problem (n of pass@k).")
-    ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k; each at most `samples`.")
+    ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k, maj@k and worst@k; each at most `samples`.")
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature of evaluation.")
-    limit: int | None = Field(None, ge=1, description="Use only the first N held-out problems.")
+    limit: int | None = Field(None, ge=1, description="Use only N held-out problems, shared out over the sets.")
+    every_steps: int | None = Field(None, ge=1, description="RL steps between evaluations in a phase; null: none.")
+    overlap: bool = Field(
+        True, description="Training goes on during those, whose answers then come from several versions."
+    )

@@ -44,14 +44,23 @@ class CountdownProblem:
         return f"{self.reference}:"
 
     @property
+    def other_form(self) -> str:
+        """The same problem written another way, which RL never trains.
+
+        Example: `CountdownProblem((3, 7, 2, 5), 14).other_form == "14=3,7,2,5:"`
+        """
+        return f"{self.target}={','.join(map(str, self.numbers))}:"
+
+    @property
     def key(self) -> tuple[tuple[int, ...], int]:
         """Equal for problems that differ in the order of their numbers only."""
         return tuple(sorted(self.numbers)), self.target
 
-    def raw(self) -> RawProblem:
-        """The problem as `rollout.prompts` takes it."""
-        tag = f"{len(self.numbers)} numbers"
-        return RawProblem(f"countdown/{self.reference}", self.prompt, self.reference, source="countdown", tag=tag)
+    def raw(self, tag: str = "", other_form: bool = False) -> RawProblem:
+        """The problem as `rollout.prompts` takes it; without a tag it is told by its size."""
+        question = self.other_form if other_form else self.prompt
+        tag = tag or f"{len(self.numbers)} numbers"
+        return RawProblem(f"countdown/{question[:-1]}", question, self.reference, source="countdown", tag=tag)
 
 
 def problems(numbers: int, count: int, seed: int, exclude: Collection[CountdownProblem] = ()) -> list[CountdownProblem]:
@@ -86,6 +95,7 @@ def demonstrations(
     weights: Mapping[int, float] | None = None,
     consistent: float = 1.0,
     exclude: Collection[CountdownProblem] = (),
+    other_form: float = 0.0,
 ) -> Iterator[tuple[str, str]]:
     """(prompt, answer) pairs to warm up a base policy: random legal paths over random numbers.
 
@@ -96,10 +106,11 @@ def demonstrations(
         consistent: Share of pairs whose target is what the path ends at. The others show a target that another
             path over the same numbers reaches: they teach legal steps without teaching where to go, and leave a
             base policy that explores.
-        exclude: Held-out problems, which are not shown.
+        exclude: Held-out problems, which are not shown, in either form.
+        other_form: Share of prompts in the other form. Problems and answers are the same whatever the share.
     """
     weights = weights or {3: 0.3, 4: 0.5, 5: 0.2}
-    rng = random.Random(f"countdown demonstrations {seed}")
+    rng, forms = random.Random(f"countdown demonstrations {seed}"), random.Random(f"countdown forms {seed}")
     hidden = {problem.key for problem in exclude}
     made = 0
     while made < count:
@@ -109,7 +120,7 @@ def demonstrations(
             problem = _another_target(rng, problem)
         if problem.key not in hidden:
             made += 1
-            yield problem.prompt, answer(steps)
+            yield problem.other_form if forms.random() < other_form else problem.prompt, answer(steps)
 
 
 def answer(steps: Collection[Step]) -> str:

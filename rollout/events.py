@@ -53,15 +53,17 @@ class Opened:
 class PhaseBegun:
     """A phase starts, or is taken up again after `done_steps`. Leases of whatever came before are void.
 
-    Steps of the phase that were recorded after `done_steps` are trained again on the recorded groups.
+    Steps of the phase that were recorded after `done_steps` are trained again on the recorded groups. An evaluation
+    goes on beside the phase under way, and voids the leases of the evaluation before it only.
     """
 
-    kind: Literal["rl", "sft", "eval"]
+    kind: Literal["rl", "sample", "sft", "eval"]
     iteration: int
-    """RLoop iteration (rl), number of the evaluation (eval); 0 for sft."""
+    """RLoop iteration (rl, sample), number of the evaluation (eval); 0 for sft."""
     version: int
     """Policy version at the start."""
     steps: int = 0
+    """Optimizer steps (rl, sft), or groups (sample)."""
     done_steps: int = 0
 
 
@@ -147,7 +149,7 @@ class Finished:
     newest: int
     fate: Fate
     reason: str = ""
-    """Why it was dropped: `zero_variance`, `failed`…"""
+    """Why it was dropped: `zero_variance`, `failed`…; `sampled`: its phase trains nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,8 @@ class Trained:
 
     keys: tuple[GroupKey, ...]
     version: int
+    ends: str = ""
+    """Why the phase ends with this step, before the steps that it was to have; empty when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)

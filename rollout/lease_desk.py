@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from rollout.bookkeeper import Bookkeeper
-from rollout.buffer_state import EvalPhase, RLPhase
+from rollout.buffer_state import EvalPhase, Generates, RLPhase
 from rollout.config import RolloutConfig
 from rollout.events import Leased, Released
 from rollout.leases import Leases
@@ -21,7 +21,7 @@ _ON_THEIR_WAY = 1.25  # leases per group that is generated: the others are score
 
 
 class LeaseDesk:
-    """Leases of the phase under way."""
+    """Leases of the phases under way."""
 
     def __init__(
         self,
@@ -32,13 +32,15 @@ class LeaseDesk:
         timeout_s: float,
         clock: Callable[[], float],
         drop: Callable[[GroupKey, str], None],
+        phase_of: Callable[[GroupKey], Generates],
     ) -> None:
-        """`drop` records that a free group will not be leased again, and why."""
+        """`drop` records that a free group will not be leased again, and why; `phase_of` is what a group belongs to."""
         self._books = books
         self._prompts = prompts
         self._config = config
         self._seed = seed
         self._drop = drop
+        self._phase_of = phase_of
         self.out = Leases(timeout_s, clock)
         self.workers: set[str] = set()
         """Who has asked for work, and is not known to be gone."""
@@ -52,15 +54,18 @@ class LeaseDesk:
         """Leases that may be out: what the workers generate at once, and a quarter more on its way in."""
         return math.ceil(_ON_THEIR_WAY * self._config.max_concurrent) * len(self.workers)
 
-    def grant(self, phase: RLPhase | EvalPhase, worker: str, max_groups: int) -> list[Lease]:
-        """What the phase allows now; leases that were not renewed in time are free before.
-
-        Groups that lost their workers too often are dropped instead: whatever ends a worker would end the next one.
-        """
+    def take_back_expired(self) -> None:
+        """Groups whose leases were not renewed in time are free."""
         for key in self.out.expired():
             self.expired += 1
             logger.warning("the lease of %s expired: it is leased again", key)
-            self.take_back(phase, key, "expired")
+            self.take_back(key, "expired")
+
+    def grant(self, phase: Generates, worker: str, max_groups: int) -> list[Lease]:
+        """What the phase allows now.
+
+        Groups that lost their workers too often are dropped instead: whatever ends a worker would end the next one.
+        """
         leases: list[Lease] = []
         while keys := phase.take(max_groups - len(leases), self.max_in_flight):
             for key in keys:
@@ -79,17 +84,17 @@ class LeaseDesk:
         self.reported += self._books.progress(worker, progress)
         return True
 
-    def take_back(self, phase: RLPhase | EvalPhase, key: GroupKey, reason: str) -> None:
+    def take_back(self, key: GroupKey, reason: str) -> None:
         """A lease ends without a result; what is known of the group's answers is kept."""
         self._books.record(Released(key, reason))
         self.out.end(key)
-        phase.put_back(key)
+        self._phase_of(key).put_back(key)
 
     def describe(self) -> str:
         """Who has what, for messages."""
         return self.out.describe() if self.workers else "no worker has asked for work"
 
-    def _lease(self, phase: RLPhase | EvalPhase, worker: str, key: GroupKey) -> Lease:
+    def _lease(self, phase: Generates, worker: str, key: GroupKey) -> Lease:
         self._discard_unusable(phase, key)
         attempt = self._books.ledger.attempts(key)
         self._books.record(Leased(key, worker, attempt))
@@ -103,7 +108,7 @@ class LeaseDesk:
         phase.leased(key, min(versions, default=None))
         return Lease(key, self._prompts[key], samples, sampling, attempt, pieces)
 
-    def _give_up(self, phase: RLPhase | EvalPhase, key: GroupKey) -> None:
+    def _give_up(self, phase: Generates, key: GroupKey) -> None:
         logger.warning(
             "%s was leased to %d workers that were lost (rollout.max_attempts=%d): the group is dropped",
             f"{key.purpose}/{key.epoch}/{key.prompt_id}",
@@ -114,7 +119,7 @@ class LeaseDesk:
         self._drop(key, "failed")
         phase.fail(self._prompts[key])
 
-    def _discard_unusable(self, phase: RLPhase | EvalPhase, key: GroupKey) -> None:
+    def _discard_unusable(self, phase: Generates, key: GroupKey) -> None:
         """Let samples start again whose tokens would be too old to be trained, or must be drawn in one go."""
         unfinished = self._books.unfinished
         if self._config.deterministic:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rollout.records import GroupKey
+from rollout.records import GroupKey, Purpose
 
 
 @dataclass(slots=True)
@@ -40,13 +40,14 @@ class Leases:
         """The lease is over, whatever the reason."""
         del self._held[key]
 
-    def clear(self) -> None:
-        """Forget all leases."""
-        self._held.clear()
+    def clear(self, purpose: Purpose | None = None) -> None:
+        """Forget the leases of a purpose, or all."""
+        for key in self.held(purpose):
+            del self._held[key]
 
-    def held(self) -> list[GroupKey]:
-        """All groups on lease, oldest first."""
-        return list(self._held)
+    def held(self, purpose: Purpose | None = None) -> list[GroupKey]:
+        """Groups of a purpose on lease, or all, oldest first."""
+        return [key for key in self._held if purpose in (None, key.purpose)]
 
     def of(self, worker: str) -> list[GroupKey]:
         """Groups that the worker holds."""

@@ -34,7 +34,7 @@ from rollout.events import (
     Tightened,
     Trained,
 )
-from rollout.records import GroupKey
+from rollout.records import GroupKey, Purpose
 
 State = Literal["free", "leased", "buffered", "trained", "dropped", "evaluated"]
 
@@ -55,7 +55,7 @@ class Entry:
     worker: str = ""
     """Who holds it, or held it last."""
     iteration: int = -1
-    """RLoop iteration whose RL phase leased it last (or number of the evaluation)."""
+    """RLoop iteration whose phase leased it last (or number of the evaluation)."""
     pieces: list[PayloadRef] = field(default_factory=list)
     """What is kept of unfinished answers, oldest first."""
     restarted: dict[int, int] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Ledger:
         """RLoop iteration → staleness bound of its RL phase, once it was tightened."""
         self.refused: Counter[str] = Counter()
         """Late and duplicate deliveries that were turned away, by the state that the group was in."""
-        self._phase: PhaseBegun | None = None
+        self._phase: PhaseBegun | None = None  # the one that trains or samples; evaluations go on beside it
         for event in events:
             self.apply(event)
 
@@ -138,7 +138,7 @@ class Ledger:
                 entry = self.entries.setdefault(event.key, Entry())
                 self._require(event, event.key, "free")
                 entry.state, entry.worker, entry.attempts = "leased", event.worker, event.attempt + 1
-                entry.iteration = self._phase.iteration if self._phase else -1
+                entry.iteration = event.key.epoch if event.key.purpose == "eval" else self._iteration
             case Progressed():
                 self._held(event).pieces.append(event.payload)
             case Released():
@@ -176,12 +176,19 @@ class Ledger:
             self.steps.setdefault(self._phase.iteration, []).append(event)
 
     def _begin(self, event: PhaseBegun) -> None:
-        self._phase = event
-        self._end_leases()
+        if event.kind == "eval":
+            self._end_leases("eval")
+        else:
+            self._phase = event
+            self._end_leases()
 
-    def _end_leases(self) -> None:
-        for entry in self.entries.values():
-            if entry.state == "leased":
+    @property
+    def _iteration(self) -> int:
+        return self._phase.iteration if self._phase else -1
+
+    def _end_leases(self, purpose: Purpose | None = None) -> None:
+        for key, entry in self.entries.items():
+            if entry.state == "leased" and purpose in (None, key.purpose):
                 entry.state = "free"
 
     def _held(self, event: Progressed | Finished) -> Entry:

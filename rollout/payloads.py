@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
         ("feedback", pa.string()),
+        ("answer", pa.string()),
         ("finish_reason", pa.string()),
         ("oldest_version", pa.int32()),
         ("newest_version", pa.int32()),
@@ -55,6 +56,7 @@ PIECES_SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
         ("feedback", pa.string()),
+        ("answer", pa.string()),
     ]
 )
 
@@ -84,6 +86,7 @@ def to_batch(group: RolloutGroup, iteration: int, step: int) -> pa.RecordBatch:
         "verifier": [r.verdict.verifier for r in rollouts],
         "verifier_version": [r.verdict.version for r in rollouts],
         "feedback": [r.verdict.feedback for r in rollouts],
+        "answer": [r.verdict.answer for r in rollouts],
         "finish_reason": [r.response.finish_reason for r in rollouts],
         "oldest_version": [int(v.min()) if len(v) else -1 for v in versions],
         "newest_version": [int(v.max()) if len(v) else -1 for v in versions],
@@ -132,6 +135,7 @@ def pieces_to_batch(progress: GroupProgress) -> pa.RecordBatch:
         "verifier": [verdict and verdict.verifier for verdict in verdicts],
         "verifier_version": [verdict and verdict.version for verdict in verdicts],
         "feedback": [verdict and verdict.feedback for verdict in verdicts],
+        "answer": [verdict and verdict.answer for verdict in verdicts],
     }
     return _batch(columns, PIECES_SCHEMA)
 
@@ -180,6 +184,7 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         row["verifier_version"],
         dict(row["parts"]),
         row["feedback"],
+        row["answer"],
     )
 
 

@@ -4,13 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rollout.admission import Admission
 from rollout.bookkeeper import Bookkeeper
-from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase
+from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase, count_answers
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
 from rollout.events import Trained
+from rollout.failures import FailureWatch
 from rollout.ledger import PromptOrder
 from rollout.prompt_set import PromptSet
-from rollout.records import GroupKey, RolloutGroup
+from rollout.records import EvalCounts, GroupKey, RolloutGroup
+from rollout.sample_phase import SamplePhase
 
 
 class PhaseStarts:
@@ -48,19 +50,10 @@ class PhaseStarts:
 
         What other phases left behind goes.
         """
-        books, ledger, config = self._books, self._books.ledger, self._config
-        kept = []
-        for key in ledger.buffered():
-            if ledger.entries[key].iteration == iteration:
-                kept.append(key)
-            else:
-                self._drop(key, "phase_over")
+        config, kept = self._config, await self._left_by(iteration)
         groups = await self._groups(again, kept)
-        await books.restore([key for key in ledger.unfinished() if key.purpose == "train"])
-        for key in ledger.unfinished():
-            if key.purpose == "train" and ledger.entries[key].iteration != iteration:
-                books.discard(key, books.unfinished.samples(key), "phase_over")
-        self._order.rewind()
+        if again and again[-1].ends:
+            steps_left = len(again)
         accepted = len(again) * config.groups_per_step + len(kept)
         phase = RLPhase(
             iteration,
@@ -72,9 +65,41 @@ class PhaseStarts:
             config,
             [groups[key] for key in kept],
             _with_groups(again, groups),
+            await self._books.drift(iteration),
         )
-        phase.tighten(ledger.bounds.get(iteration, config.max_staleness))
+        phase.tighten(self._books.ledger.bounds.get(iteration, config.max_staleness))
         return phase
+
+    async def sample(self, iteration: int, groups: int) -> SamplePhase:
+        """A phase that samples `groups` groups, less those that are in; what other phases left behind goes."""
+        await self._left_by(iteration)
+        entries = self._books.ledger.entries.items()
+        done = sum(
+            key.purpose == "train" and entry.iteration == iteration and entry.state == "dropped"
+            for key, entry in entries
+        )
+        config = self._config
+        watch = FailureWatch(config.groups_per_step, config.max_failed_frac)
+        return SamplePhase(iteration, groups, config.groups_per_step, self._order, watch, done)
+
+    async def _left_by(self, iteration: int) -> list[GroupKey]:
+        """Groups that wait to be trained in the phase of this iteration; those of others are dropped.
+
+        Unfinished answers of the phase are taken back into memory, the prompts' order to where it was.
+        """
+        books, ledger = self._books, self._books.ledger
+        kept = []
+        for key in ledger.buffered():
+            if ledger.entries[key].iteration == iteration:
+                kept.append(key)
+            else:
+                self._drop(key, "phase_over")
+        await books.restore([key for key in ledger.unfinished() if key.purpose == "train"])
+        for key in ledger.unfinished():
+            if key.purpose == "train" and ledger.entries[key].iteration != iteration:
+                books.discard(key, books.unfinished.samples(key), "phase_over")
+        self._order.rewind()
+        return kept
 
     async def recorded(self, again: Sequence[Trained]) -> list[RecordedStep]:
         """The steps with their groups, to be trained again."""
@@ -90,10 +115,16 @@ class PhaseStarts:
         await self._books.restore(sorted(set(keys).intersection(ledger.unfinished())))
         return EvalPhase(number, samples, temperature, prompts, done.values(), failed)
 
+    async def counts(self, number: int) -> list[EvalCounts]:
+        """What an evaluation that was finished before has counted, in the order of the prompts."""
+        keys = [GroupKey("eval", number, prompt_id) for prompt_id in self._prompts.held_out]
+        evaluated = [key for key in keys if self._books.ledger.state(key) == "evaluated"]
+        return [count_answers(group) for group in (await self._books.groups(evaluated, self._prompts, None)).values()]
+
     async def _groups(self, steps: Sequence[Trained], more: Sequence[GroupKey] = ()) -> dict[GroupKey, RolloutGroup]:
         trained = [key for step in steps for key in step.keys]
         return await self._books.groups([*more, *trained], self._prompts, self._curator)
 
 
 def _with_groups(steps: Sequence[Trained], groups: Mapping[GroupKey, RolloutGroup]) -> list[RecordedStep]:
-    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys)) for step in steps]
+    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys), step.ends) for step in steps]

@@ -40,7 +40,7 @@ class RawProblem:
     source: str
     """Where it came from, e.g. `train.jsonl:17`."""
     tag: str = ""
-    """Group under which evaluation reports it."""
+    """The held-out set that evaluation reports it in."""
 
 
 class Tokenizer(Protocol):
@@ -72,12 +72,17 @@ class _Complaints:
 
 
 def load_prompts(
-    path: Path, question_key: str, answer_key: str, id_key: str = "id", limit: int | None = None
+    path: Path,
+    question_key: str,
+    answer_key: str,
+    id_key: str = "id",
+    limit: int | None = None,
+    tag_key: str | None = None,
 ) -> list[RawProblem]:
     """The problems in a JSONL or Parquet file, in its order; at most the first `limit`.
 
-    Question and answer are non-empty strings; numbers are taken as they are written. Where a row has no id its
-    line number is one. Rows after `limit` are not looked at.
+    Question, answer and tag are non-empty strings; numbers are taken as they are written. Where a row has no id its
+    line number is one; it need not have a tag. Rows after `limit` are not looked at.
 
     Raises:
         DataError: Naming up to five rows that cannot be used, or saying why the file cannot.
@@ -96,7 +101,8 @@ def load_prompts(
         question = _text(row, question_key, "data.question_key", where, complaints)
         answer = _text(row, answer_key, "data.answer_key", where, complaints)
         row_id = _text(row, id_key, "data.id_key", where, complaints) if row.get(id_key) is not None else str(number)
-        if question is None or answer is None or row_id is None:
+        tag = "" if not tag_key or row.get(tag_key) is None else _text(row, tag_key, "data.tag_key", where, complaints)
+        if question is None or answer is None or row_id is None or tag is None:
             continue
         if row_id in first_with:
             complaints.add(
@@ -105,7 +111,7 @@ def load_prompts(
             )
             continue
         first_with[row_id] = number
-        loaded.append(RawProblem(row_id, question, answer, source=f"{path.name}:{number}"))
+        loaded.append(RawProblem(row_id, question, answer, source=f"{path.name}:{number}", tag=tag))
     complaints.raise_if_any()
     if not loaded:
         raise DataError([f"{path}: holds no rows; a data file has one problem per row"])
@@ -129,7 +135,7 @@ def encode_prompts(
         where = f"{problem.source} (id {_shown(problem.id)})"
         try:
             token_ids = _encode(tokenizer, content)
-            kept = _comparable(content) in _comparable(tokenizer.decode(token_ids))
+            kept = _written(content) in _written(tokenizer.decode(token_ids))
         except Exception as error:  # a template is a program of the model's author, and raises what it likes
             what = "the chat template" if tokenizer.chat_template else "the tokenizer"
             complaints.add(
@@ -163,7 +169,12 @@ def _encode(tokenizer: Tokenizer, content: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)  # the template has put them in
 
 
-def _comparable(text: str) -> str:
+def comparable(question: str) -> str:
+    """Equal for questions that ask the same in the same words."""
+    return _written(question).casefold()
+
+
+def _written(text: str) -> str:
     """Text without what tokenizers may change for good reasons: white space and the composition of characters."""
     return "".join(unicodedata.normalize("NFKC", text).split())
 

@@ -56,6 +56,8 @@ class Lineage:
 
     def begin(self, event: PhaseBegun) -> list[str]:
         """A phase starts or is taken up. Returns what is wrong with that."""
+        if event.kind == "eval":
+            return []  # beside the phase under way
         self._version = None
         if event.kind != "rl":
             return []
@@ -188,7 +190,8 @@ def life(journal: Storage, prompt_id: str) -> tuple[list[Moment], list[Answer]]:
                 continue
             case PhaseBegun():
                 phase = f"{event.kind} {event.iteration}"
-                told = [_Told(key, "lease voided", "by a phase that began") for key in leased]
+                voided = [key for key in leased if ledger.state(key) == "free"]
+                told = [_Told(key, "lease voided", "by a phase that began") for key in voided]
                 told += _trained_again(event, ledger) if event.kind == "rl" else []
             case TakenUp():
                 told = _trained_again(event, ledger)

@@ -37,7 +37,7 @@ class Prompt:
     source: str = ""
     """Where it came from, e.g. `train.jsonl:17`; evaluation reports one line per `tag`, not per source."""
     tag: str = ""
-    """Group under which evaluation reports it, e.g. `4 numbers`."""
+    """The held-out set that evaluation reports it in, e.g. `4 numbers`."""
 
 
 class GroupKey(NamedTuple):
@@ -268,6 +268,8 @@ class BatchInfo:
     """reward, correct_frac, truncated_frac, response_len, staleness_mean, staleness_max…"""
     recorded: int = 0
     """Steps, this one included, that were trained before and are trained again after a restart; 0 for a new one."""
+    ends: str = ""
+    """Why the phase ends with this step, where that is on record already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ class EvalCounts:
 
     prompt_id: str
     tag: str
-    """Group under which the problem is reported, e.g. `4 numbers`; empty for none."""
+    """The held-out set that the problem is in, e.g. `4 numbers`; empty for none."""
     attempts: int
     """Answers generated."""
     correct: int
@@ -286,3 +288,13 @@ class EvalCounts:
     """Answers that ran into the length limit."""
     tokens: int
     """Sampled tokens of all attempts together."""
+    votes: tuple[int, ...] = ()
+    """How many of the answers with a verdict gave each distinct final answer, most frequent first."""
+    right: tuple[int, ...] = ()
+    """How many of these were judged correct, in the same order: all of them or none, unless the verifier judges more
+    than the final answer."""
+
+    @property
+    def scored(self) -> int:
+        """Answers with a verdict: n of pass@k."""
+        return self.attempts - self.failed

@@ -8,7 +8,7 @@ verdict on it says nothing of the answer that it will be; nor does a verdict of 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from rollout.records import GroupKey, Piece, Segment
+from rollout.records import GroupKey, Piece, Purpose, Segment
 from verifiers.records import Verdict
 
 
@@ -90,9 +90,10 @@ class Unfinished:
         """Forget the group: it is finished."""
         self._groups.pop(key, None)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._groups.clear()
+    def clear(self, purpose: Purpose | None = None) -> None:
+        """Forget the groups of a purpose, or all."""
+        for key in [key for key in self._groups if purpose in (None, key.purpose)]:
+            del self._groups[key]
 
 
 def _news(call: _Call, piece: Piece) -> Piece | None:

@@ -103,18 +103,22 @@ class WeightInlet:
             self.close()
             raise failures.exceptions[0] from None
 
+    @property
+    def _open_line(self) -> Line:
+        if self._line is None:
+            raise WeightsMissing("the engine left the group while a version was under way: it is being closed")
+        return self._line
+
     async def _say(self, **message: Any) -> None:
-        assert self._line
         try:
-            await asyncio.to_thread(self._line.say, **message)
+            await asyncio.to_thread(self._open_line.say, **message)
         except WeightsMissing:
             self.close()  # the next attempt builds a new group
             raise
 
     async def _hear(self, what: str, timeout_s: float) -> Info:
-        assert self._line
         try:
-            return await asyncio.to_thread(self._line.hear, what, timeout_s)
+            return await asyncio.to_thread(self._open_line.hear, what, timeout_s)
         except WeightsMissing:
             self.close()
             raise

@@ -4,7 +4,7 @@ Every function is called on all ranks together. Full tensors exist one at a time
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -49,6 +49,23 @@ def load_checkpoint(directory: Path, tensors: Mapping[str, DTensor], optimizer: 
         _continue_random_state(state)
     else:
         _branch_random_state(state["rng.0.cpu"])
+
+
+def load_average(sources: Sequence[tuple[Path, float]], tensors: Mapping[str, DTensor]) -> None:
+    """Fill `tensors` with the weighted sum of the same tensors of several checkpoints; one more copy of them exists.
+
+    Args:
+        sources: (directory, share) of each; the shares add up to 1.
+        tensors: As for `load_checkpoint`.
+    """
+    total = {name: torch.zeros_like(local_shard(tensor)) for name, tensor in tensors.items()}
+    with torch.no_grad():
+        for directory, share in sources:
+            load_checkpoint(directory, tensors, None)
+            for name, tensor in tensors.items():
+                total[name].add_(local_shard(tensor), alpha=share)
+        for name, tensor in tensors.items():
+            local_shard(tensor).copy_(total[name])
 
 
 def state_of(tensors: Mapping[str, DTensor], optimizer: ShardedAdamW | None) -> Iterator[tuple[str, Tensor]]:

@@ -205,20 +205,46 @@ class TrainerConfig(BaseModel):
     warmup: SFTConfig = Field(default_factory=SFTConfig, description="Supervised warm-up of a model made from scratch.")
 
 
-class ScheduleConfig(BaseModel):
-    """The RLoop schedule: iterations of an RL phase and RFT of that phase's starting policy (2511.04285)."""
+class PhaseEndConfig(BaseModel):
+    """What may end an RL phase before its steps are made; nothing does by default. Each signal is always a metric."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    iterations: int = Field(2, ge=1, description="RLoop iterations (N).")
+    forgetting: float | None = Field(
+        None, gt=0, lt=1, description="End above this share of once solved training problems that fail now."
+    )
+    inter_step_diversity: float | None = Field(
+        None, gt=0, lt=1, description="End below this distance between answers to one problem of two steps."
+    )
+    entropy: float | None = Field(None, gt=0, description="End below this mean entropy of a token, in nats.")
+    overfit_gap: float | None = Field(
+        None, ge=0, description="End when reward rose and held-out pass@k fell by more than this together."
+    )
+    patience: int = Field(3, ge=1, description="So many steps in a row beyond a bound end the phase.")
+    min_steps: int = Field(10, ge=1, description="No phase ends before this step.")
+
+
+class ScheduleConfig(BaseModel):
+    """The phases of a run: by default iterations of RL and RFT of the policy that RL started from (2511.04285)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scheduler: str = Field(
+        "rloop",
+        description="`rloop`, `vanilla`, `rft-only`, `rl-then-rft-from-end`, `rloop-last-step-only`, `merge`, a path.",
+    )
+    iterations: int = Field(2, ge=1, description="RLoop iterations (N); `vanilla` has all their steps in one phase.")
     rl_steps: int = Field(50, ge=1, description="Optimizer steps per RL phase (T).")
     tau_hard: float = Field(
         1.0, gt=0, le=1, description="Keep successes of problems solved at most this often in the phase."
     )
     max_per_prompt: int = Field(16, ge=1, description="Expert answers per problem at most (K).")
-    min_experts: int = Field(
-        8, ge=1, description="With fewer expert answers RFT is skipped and the starting policy kept."
+    min_experts: int = Field(8, ge=1, description="With fewer expert answers RFT is skipped.")
+    if_too_few: Literal["keep_start", "keep_rl"] = Field(
+        "keep_start", description="The next policy when RFT is skipped: the one RL started from, or where RL ended."
     )
+    merge_share: float = Field(0.5, gt=0, le=1, description="`merge`: share of RL's end in the average (WARP's η).")
+    end: PhaseEndConfig = Field(default_factory=PhaseEndConfig, description="What ends an RL phase early.")
     warmup_demos: int = Field(
         0, ge=0, description="Demonstrations for a supervised warm-up of a scratch model; 0 for none."
     )

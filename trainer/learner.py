@@ -139,6 +139,15 @@ class LearnerRank:
         self._optimizer = self._fresh_optimizer(optim, total_steps)
         return self.weights_hash()
 
+    def merge(self, sources: Sequence[tuple[str, float]]) -> str:
+        """Take the weighted average of checkpoints of `save`: (directory, share) of each. Returns the hash of it.
+
+        Adapters are averaged factor by factor, which is not the average of their products.
+        """
+        self._start_from(None)
+        checkpoints.load_average([(Path(directory), share) for directory, share in sources], self.policy.weights)
+        return self.weights_hash()
+
     def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
         """Continue a phase, which `began_from` these weights, from a checkpoint saved with its optimizer."""
         with_reference = "reference" in self._objectives["rl"].needs

@@ -28,10 +28,11 @@ class Countdown:
         reference = _REFERENCE.fullmatch(request.reference.strip())
         if reference is None:
             raise ValueError(f"a countdown reference looks like '3,7,2,5>24', got {request.reference[:80]!r}")
-        wrong = _fault([int(n) for n in reference[1].split(",")], int(reference[2]), request.response.strip())
+        answer = request.response.strip()
+        wrong = _fault([int(n) for n in reference[1].split(",")], int(reference[2]), answer)
         if wrong:
-            return Verdict(0.0, "wrong", self.name, self.version, feedback=wrong)
-        return Verdict(1.0, "correct", self.name, self.version)
+            return Verdict(0.0, "wrong", self.name, self.version, feedback=wrong, answer=answer)
+        return Verdict(1.0, "correct", self.name, self.version, answer=answer)
 
 
 def _fault(left: list[int], target: int, answer: str) -> str:

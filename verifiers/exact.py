@@ -26,9 +26,9 @@ class Exact:
         marked = marked_answer(request.response)
         answer = normalise(request.response if marked is None else marked)
         if answer == gold:
-            return Verdict(1.0, "correct", self.name, self.version)
+            return Verdict(1.0, "correct", self.name, self.version, answer=answer)
         feedback = f"answered {answer[:80]!r}, expected {gold[:80]!r}" if answer else "the answer is empty"
-        return Verdict(0.0, "wrong", self.name, self.version, feedback=feedback)
+        return Verdict(0.0, "wrong", self.name, self.version, feedback=feedback, answer=answer)
 
 
 def normalise(answer: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from verifiers.answers import last_number, marked_answer, number, plain, reference_answer
 from verifiers.exact import normalise
-from verifiers.records import ScoreRequest, Verdict
+from verifiers.records import ScoreRequest, Verdict, VerdictStatus
 
 _MAX_CHARACTERS = 300
 _MAX_NESTING = 40
@@ -50,8 +50,15 @@ class MathAnswer:
             answer = last_number(request.response)
         correct, feedback = _judge(gold, answer) if answer else (False, "no final answer found")
         parts = {"answer": float(correct), "marked": float(marked is not None)}
-        status = "correct" if correct else "wrong"
-        return Verdict(float(correct), status, self.name, self.version, parts, feedback)  # type: ignore[arg-type]
+        status: VerdictStatus = "correct" if correct else "wrong"
+        read = _reading(answer) if answer else ""
+        return Verdict(float(correct), status, self.name, self.version, parts, feedback, read)
+
+
+def _reading(answer: str) -> str:
+    """One spelling for answers that are the same number or the same text: `$1,400` and `1400.0` both read 1400."""
+    found = number(answer)
+    return f"{found.value}{'%' * found.percent}" if found else normalise(answer)
 
 
 def _judge(gold: str, answer: str) -> tuple[bool, str]:

@@ -44,6 +44,9 @@ class Verdict:
     """Named components of the reward, e.g. `{"format": 1.0, "answer": 0.0}`."""
     feedback: str = ""
     """Text for people (or for a later prompt): why it is wrong, or what broke."""
+    answer: str = ""
+    """The final answer as the verifier read it: answers that read alike vote together (maj@k). Empty when it has no
+    reading of its own; then the tokens of the response tell answers apart."""
 
     def __post_init__(self) -> None:
         if (self.reward is None) != (self.status in ("timeout", "error")):

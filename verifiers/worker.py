@@ -12,7 +12,7 @@ import os
 import signal
 import struct
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
 from verifiers.catalogue import load
@@ -21,6 +21,7 @@ from verifiers.records import ScoreRequest, Verdict
 
 HEADER = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
+_MAX_ANSWER = 200  # characters; what is longer is a text, which its tokens tell apart as well
 
 
 def main() -> None:
@@ -53,6 +54,10 @@ def judge(verifier: Verifier, request: ScoreRequest) -> Verdict:
         if verdict.reward is not None and not math.isfinite(verdict.reward):
             raise ValueError(f"a reward is a finite number, got {verdict.reward}")
         json.dumps(asdict(verdict))
+        if not isinstance(verdict.answer, str):
+            raise TypeError(f"a verdict's answer is text, got {type(verdict.answer).__name__}")
+        if len(verdict.answer) > _MAX_ANSWER:
+            verdict = replace(verdict, answer="")
     except (Exception, SystemExit) as error:
         return Verdict(None, "error", verifier.name, verifier.version, feedback=_describe(error))
     return verdict

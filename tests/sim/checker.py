@@ -5,17 +5,19 @@ It decodes with the journal's readers and keeps books of its own: none of the co
 `check` raises `Violation` with the first thing that must not be.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import arithmetic
 import numpy as np
-from checkpoints import Checkpoints
+from checkpoints import AFRESH, Checkpoint, Checkpoints
 from disk import Mount
 from fakes import verdict
 from promises import Promises
 from rollbacks import Rollbacks
 from samples import Sample, group_samples, report_pieces
+from scenario import ENTROPY_FLOOR
 
 from rollout.events import (
     Discarded,
@@ -36,6 +38,7 @@ from rollout.events import (
 )
 from rollout.records import GroupKey
 from rollout.seeds import sample_seed
+from trainer.phases import Phase
 
 
 class Violation(AssertionError):
@@ -56,9 +59,16 @@ class Rules:
     groups_per_step: int
     group_size: int
     max_new_tokens: int
-    rl_phases: int
-    rl_steps: int
-    rft: bool
+    phases: tuple[Phase, ...]
+    """All that the schedule has."""
+    ends_early: bool
+    eval_every: int | None
+    eval_overlap: bool
+
+    @property
+    def rl(self) -> dict[int, Phase]:
+        """Iteration → its RL phase."""
+        return {phase.iteration: phase for phase in self.phases if phase.kind == "rl"}
 
 
 @dataclass(slots=True)
@@ -94,6 +104,8 @@ class Checker:
         self._begun: dict[int, int] = {}  # RL phase → version that it started with
         self._steps: dict[int, list[tuple[GroupKey, ...]]] = {}  # RL phase → its steps, as recorded
         self._digests: dict[int, list[int]] = {}
+        self._sampled: Counter[int] = Counter()  # iteration → groups of its sampling phase
+        self._ended: dict[int, str] = {}  # RL phase → why it ended before its last step
         self._bounds: dict[int, float] = {}  # RL phase → η, once it was tightened
         self._phase: PhaseBegun | None = None
         self._orders: dict[int, list[str]] = {}
@@ -128,12 +140,16 @@ class Checker:
         self._check_promises()
 
     def _begin(self, event: PhaseBegun) -> None:
-        for group in self._groups.values():
-            if group.state == "leased":
+        for key, group in self._groups.items():
+            if group.state == "leased" and (event.kind != "eval" or key.purpose == "eval"):
                 group.state = "free"
-        self._phase = event
         if event.kind == "eval":
-            self._has_weights(event.version, self._checkpoints.of_evaluation(event.iteration, self._rules.rft))
+            self._begin_evaluation(event)
+            return
+        self._phase = event
+        if event.kind == "sample":
+            start = next(p.init_from for p in self._rules.phases if p.iteration == event.iteration)
+            self._has_weights(event.version, self._checkpoints.named(start).weights)
         if event.kind != "rl":
             return
         phase, digests = event.iteration, self._digests.setdefault(event.iteration, [])
@@ -142,7 +158,7 @@ class Checker:
         _require(
             event.done_steps <= len(digests), f"the checkpoint has steps that are not recorded: {len(digests)} are"
         )
-        self._has_weights(first, self._checkpoints.start_of(phase, self._rules.rft).weights)
+        self._has_weights(first, self._start_of(phase).weights)
         for version, digest in enumerate(digests[: event.done_steps], start=first + 1):
             self._has_weights(version, self._rollbacks.made(version, self._weights, digest))
         if phase not in self.touched_at_start:
@@ -151,6 +167,19 @@ class Checker:
                 (key for key, group in self._groups.items() if key.purpose == "train" and group.state == "free"),
                 key=self._position,
             )
+
+    def _begin_evaluation(self, event: PhaseBegun) -> None:
+        """It has the number of the version that it began with, and is of the weights that the manifest says."""
+        number = event.iteration % AFRESH
+        _require(number <= event.version, f"an evaluation of version {number}, which nobody has yet")
+        weights, step = self._checkpoints.evaluated.get(number, ("", 0))
+        if weights and not step:
+            _require(number == event.version, f"an evaluation of version {number} by engines with {event.version}")
+            self._has_weights(number, self._checkpoints.named(weights).weights)
+
+    def _start_of(self, iteration: int) -> Checkpoint:
+        """What the RL phase of an iteration starts from."""
+        return self._checkpoints.named(self._rules.rl[iteration].init_from)
 
     def _take_up(self, event: TakenUp) -> None:
         assert self._phase is not None
@@ -174,7 +203,7 @@ class Checker:
         _require(group.state == "free", f"leased while {group.state}")
         _require(event.attempt == group.attempt + 1, f"attempt {event.attempt} after {group.attempt}")
         _require(group.losses < self._rules.max_attempts, f"it lost its worker {group.losses} times")
-        self._require_usable(group)
+        self._require_usable(key, group)
         group.state, group.worker, group.attempt = "leased", event.worker, event.attempt
 
     def _require_first(self, key: GroupKey) -> None:
@@ -184,12 +213,11 @@ class Checker:
             if other.purpose == "train" and group.state == "free" and self._position(other) < place:
                 raise Violation(f"{other} is free and comes first")
 
-    def _require_usable(self, group: _Group) -> None:
+    def _require_usable(self, key: GroupKey, group: _Group) -> None:
         """What a new lease continues can still be trained; with `deterministic` it continues nothing."""
-        assert self._phase is not None
         kept = [sample for sample, tokens in group.known.items() if tokens]
         _require(not (kept and self._rules.deterministic), f"samples {kept} must be drawn in one go")
-        if self._phase.kind == "rl":
+        if key.purpose == "train" and self._phase and self._phase.kind == "rl":
             oldest = self._learner_version() - self._bound()
             stale = [sample for sample in kept if group.oldest[sample] < oldest]
             _require(not stale, f"samples {stale} are continued, and are too old to be trained")
@@ -234,17 +262,31 @@ class Checker:
             self._check_tokens(event.key, sample, [])
             self._check_verdict(event.key, sample)
         if event.key.purpose == "eval":
-            assert self._phase is not None
-            sampled_by = {version for sample in group.samples for version in sample.versions}
-            _require(sampled_by == {self._phase.version}, f"an evaluation of {self._phase.version} by {sampled_by}")
+            self._check_evaluated(event.key.epoch, group.samples)
         group.known, group.oldest = {}, {}
         group.state, reason = self._fate(event.key, group.samples)
+        self._count_sampled(event.key)
         _require((event.fate, event.reason) == (group.state, reason), f"it should be {group.state} {reason}")
+
+    def _count_sampled(self, key: GroupKey) -> None:
+        if self._phase and self._phase.kind == "sample" and key.purpose == "train":
+            self._sampled[self._phase.iteration] += 1
+
+    def _check_evaluated(self, number: int, samples: Sequence[Sample]) -> None:
+        """Its answers are by the version that it is of; beside training that goes on, by later ones too."""
+        sampled_by = {version for sample in samples for version in sample.versions}
+        version = number % AFRESH
+        _, step = self._checkpoints.evaluated.get(version, ("", 0))
+        goes_on = step and self._rules.eval_overlap
+        by_these = min(sampled_by) >= version if goes_on else sampled_by == {version}
+        _require(by_these, f"an evaluation of version {version} by {sampled_by}")
 
     def _fate(self, key: GroupKey, samples: Sequence[Sample]) -> tuple[str, str]:
         rewards = [s.reward for s in samples if s.reward is not None]
         if key.purpose == "eval":
             return "evaluated", ""
+        if self._phase and self._phase.kind == "sample":
+            return "dropped", "sampled"
         if len(rewards) < 2:
             return "dropped", "failed"
         if self._rules.drop_zero_variance and len(set(rewards)) == 1:
@@ -274,6 +316,7 @@ class Checker:
             _require(group.state == "free", f"given up while {group.state}")
             _require(group.losses == self._rules.max_attempts, f"it lost its worker {group.losses} times")
             _require(not any(group.known.values()), "tokens are known of it")
+            self._count_sampled(event.key)
         else:
             _require(group.state == "buffered", f"dropped while {group.state}")
         if event.reason == "stale":
@@ -297,6 +340,12 @@ class Checker:
             sequences += [sample.digest() for sample in group.samples if sample.reward is not None]
         digest = arithmetic.batch_digest(sequences)
         self._digests[phase].append(digest)
+        last = len(self._digests[phase]) == self._rules.rl[phase].steps
+        low = self._rules.ends_early and arithmetic.entropy(digest) < ENTROPY_FLOOR
+        _require(phase not in self._ended, "its phase has ended before")
+        _require(bool(event.ends) == (low and not last), f"the phase ends with it because {event.ends!r}")
+        if event.ends:
+            self._ended[phase] = event.ends
         self._steps.setdefault(phase, []).append(event.keys)
         self._has_weights(event.version, self._rollbacks.made(event.version, self._weights, digest))
 
@@ -340,21 +389,39 @@ class Checker:
         rules = self._rules
         for key, group in self._groups.items():
             _require(group.state not in ("leased", "buffered"), f"at the end {key} is {group.state}")
-        self._checkpoints.require_complete(rules.rl_phases, rules.rft)
-        for phase in range(rules.rl_phases):
-            digests = self._digests.get(phase, [])
-            _require(len(digests) == rules.rl_steps, f"RL phase {phase} has {len(digests)} recorded steps")
-            start = self._checkpoints.start_of(phase, rules.rft)
-            result = self._checkpoints.named(f"rl-{phase}")
-            path = self._rollbacks.path(self._begun[phase], digests)
-            _require(result.steps == [*start.steps, *path], f"rl-{phase} is not what was recorded as trained")
-            if rules.staleness == 0:
-                self._check_synchronous(phase)
-            if rules.rft:
-                successor = self._checkpoints.named(f"theta-{phase + 1}")
-                _require(
-                    successor.steps[: len(start.steps)] == start.steps, "RFT did not start from the phase's policy"
-                )
+        self._checkpoints.require_complete(rules.phases)
+        made = {iteration: len(self._digests.get(iteration, [])) for iteration in rules.rl}
+        self._checkpoints.require_evaluations(rules.phases, made, rules.eval_every)
+        for phase in rules.phases:
+            match phase.kind:
+                case "rl":
+                    self._check_rl(phase)
+                case "sample":
+                    self._check_sampled(phase)
+                case "rft":
+                    start, successor = (self._checkpoints.named(name) for name in (phase.init_from, phase.produces))
+                    _require(successor.steps[: len(start.steps)] == start.steps, "RFT started from other weights")
+                case "merge":
+                    parts = [(self._checkpoints.named(name).weights, share) for name, share in phase.average]
+                    average = self._checkpoints.named(phase.produces).weights
+                    _require(average == arithmetic.merged(parts), f"{phase.produces} is no average of {phase.average}")
+
+    def _check_rl(self, phase: Phase) -> None:
+        number, digests = phase.iteration, self._digests.get(phase.iteration, [])
+        ended = self._ended.get(number, "")
+        _require(ended == self._checkpoints.ended[number], f"it ended because {ended!r}, the manifest says otherwise")
+        _require(ended or len(digests) == phase.steps, f"RL phase {number} has {len(digests)} recorded steps")
+        start, result = self._start_of(number), self._checkpoints.named(phase.produces)
+        path = self._rollbacks.path(self._begun[number], digests)
+        _require(result.steps == [*start.steps, *path], f"{phase.produces} is not what was recorded as trained")
+        if self._rules.staleness == 0:
+            self._check_synchronous(number)
+
+    def _check_sampled(self, phase: Phase) -> None:
+        """As many groups as the steps of RL train, those that were given up included."""
+        wanted = phase.steps * self._rules.groups_per_step
+        came = self._sampled[phase.iteration]
+        _require(came == wanted, f"{came} groups were sampled in iteration {phase.iteration}, not {wanted}")
 
     def _check_promises(self) -> None:
         """What the buffer has said holds."""

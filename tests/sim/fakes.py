@@ -123,6 +123,15 @@ class FakeLearner:
             await self._load(weights)
         return await self.weights_hash()
 
+    async def merge(self, sources: Sequence[tuple[str, float]]) -> str:
+        parts = []
+        for directory, share in sources:
+            await self._load(directory)
+            parts.append((self._weights, share))
+        await self._load(sources[0][0])
+        self._weights = arithmetic.merged(parts)
+        return await self.weights_hash()
+
     async def resume(self, directory: str, began_from: str | None, optim: object, total_steps: int) -> None:
         await self._load(directory)
 
@@ -134,7 +143,7 @@ class FakeLearner:
             return {"skipped": 1.0}
         self._weights = arithmetic.trained(self._weights, digest)
         self._steps.append(digest)
-        return {"loss": 0.0, "mismatch_kl": 9.0 if bad else 0.0}
+        return {"loss": 0.0, "mismatch_kl": 9.0 if bad else 0.0, "entropy": arithmetic.entropy(digest)}
 
     async def layout(self) -> WeightLayout:
         return _LAYOUT

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from network import CALM, Weather
 
 from rollout.records import Prompt
-from trainer.phases import Phase
+from trainer.config import PhaseEndConfig, ScheduleConfig
+from trainer.phases import Phase, PhaseScheduler
+from trainer.schedules import make_scheduler
 
+ENTROPY_FLOOR = 0.5
 ROLES = ("buffer", "controller", "learner", "broadcaster")
 """Processes of the core: they are restarted together."""
 
@@ -63,8 +66,8 @@ class Scenario:
     prompts: int
     phases: int
     """RL phases."""
-    rft: bool
-    """RLoop's schedule, an RFT phase after each RL phase; else RL phases only, each from the weights of the last."""
+    scheduler: str
+    """RL phases only (`rl`), each from the weights of the last, or one of the schedulers that a run may name."""
     rl_steps: int
     min_experts: int
     checkpoint_every_s: float
@@ -80,6 +83,11 @@ class Scenario:
     """How often an engine finds that the weights it was given are not those that were sent."""
     unstable: bool
     """Some steps leave the bands of the stability guard: η is tightened, steps are rolled back."""
+    ends_early: bool
+    """Some steps have an entropy below the floor that ends their phase."""
+    eval_every: int | None
+    """RL steps between evaluations in a phase."""
+    eval_overlap: bool
 
     @classmethod
     def draw(cls, seed: int) -> "Scenario":
@@ -106,7 +114,7 @@ class Scenario:
             max_concurrent=r.choice((1, 2, 3)),
             prompts=r.choice((4, 5, 7)),
             phases=r.choice((1, 1, 1, 2)),
-            rft=r.random() < 0.25,
+            scheduler="rloop" if r.random() < 0.25 else "rl",
             rl_steps=r.choice((1, 2, 2, 3)),
             min_experts=r.choice((1, 2, 100)),
             checkpoint_every_s=r.choice((0.0, 2.0, 1e9)),
@@ -118,8 +126,26 @@ class Scenario:
             full_disk=(full_from, full_from + r.uniform(0.1, 3)) if r.random() < 0.12 else (0.0, 0.0),
             refusal=r.choice((0.0, 0.0, 0.05)),
             unstable=r.random() < 0.25,
+            ends_early=r.random() < 0.2,
+            eval_every=r.choice((None, None, 1, 2)),
+            eval_overlap=r.random() < 0.6,
         )
+        if r.random() < 0.2:
+            scenario = replace(scenario, scheduler=r.choice(("rft-only", "merge", "rl-then-rft-from-end", "vanilla")))
         return replace(scenario, rl_steps=scenario.rl_steps + 2) if scenario.unstable else scenario
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        """The phases, as a run would be told."""
+        end = PhaseEndConfig(entropy=ENTROPY_FLOOR if self.ends_early else None, patience=1, min_steps=1)
+        name = "rloop" if self.scheduler == "rl" else self.scheduler
+        return ScheduleConfig(
+            scheduler=name, iterations=self.phases, rl_steps=self.rl_steps, min_experts=self.min_experts, end=end
+        )
+
+    def make_scheduler(self) -> PhaseScheduler:
+        """What decides on the phases."""
+        return RLOnly(self) if self.scheduler == "rl" else make_scheduler(self.schedule, warmup=False)
 
 
 def _death(r: random.Random) -> Death | None:
@@ -158,13 +184,14 @@ def _stop(r: random.Random, latest: float) -> Stop:
 class RLOnly:
     """RL phases, each from the weights of the last."""
 
-    phases: int
+    scenario: Scenario
 
     def next(self, done: Sequence[Phase]) -> Phase | None:
         number = len(done)
-        if number == self.phases:
+        if number == self.scenario.phases:
             return None
-        return Phase("rl", number, done[-1].produces if done else "theta-0", f"rl-{number}")
+        start = done[-1].produces if done else "theta-0"
+        return Phase("rl", number, start, f"rl-{number}", steps=self.scenario.rl_steps)
 
 
 def training_prompts(scenario: Scenario) -> list[Prompt]:

@@ -4,7 +4,7 @@ from scenario import Scenario
 
 from actors.plan import Plan
 from rollout.config import EvalConfig, RolloutConfig
-from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
+from trainer.config import GuardConfig, OptimConfig, SFTConfig
 
 GROUPS_PER_STEP = GROUP_SIZE = 2
 MAX_NEW_TOKENS = 20
@@ -35,13 +35,11 @@ def plan(scenario: Scenario) -> Plan:
     """Phases and checkpoints."""
     optim, sft = OptimConfig(), SFTConfig(batch_size=2)
     return Plan(
-        schedule=ScheduleConfig(
-            iterations=scenario.phases, rl_steps=scenario.rl_steps, min_experts=scenario.min_experts
-        ),
+        schedule=scenario.schedule,
         rl=optim,
         rft=sft,
         warmup=sft,
-        eval=EvalConfig(samples=2, ks=(1,)),
+        eval=EvalConfig(samples=2, ks=(1,), every_steps=scenario.eval_every, overlap=scenario.eval_overlap),
         warmup_dataset="",
         base_cache="",
         seed=RUN_SEED,
@@ -50,6 +48,7 @@ def plan(scenario: Scenario) -> Plan:
         keep_checkpoints=2,
         save_timeout_s=30.0,
         max_staleness=scenario.staleness,
+        groups_per_step=GROUPS_PER_STEP,
         guard=GuardConfig(patience=1 + scenario.seed % 2, max_rollbacks=1000),
         config_digest="simulated",
         overlap_sync=scenario.staleness > 0,

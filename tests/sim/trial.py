@@ -13,6 +13,8 @@ from scenario import Scenario, training_prompts
 from settings import GROUP_SIZE, GROUPS_PER_STEP, MAX_NEW_TOKENS, RUN_SEED, rollout_config
 from world import World
 
+from trainer.phases import Phase
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -66,7 +68,15 @@ def rules(scenario: Scenario) -> Rules:
         groups_per_step=GROUPS_PER_STEP,
         group_size=GROUP_SIZE,
         max_new_tokens=MAX_NEW_TOKENS,
-        rl_phases=scenario.phases,
-        rl_steps=scenario.rl_steps,
-        rft=scenario.rft,
+        phases=tuple(_all_phases(scenario)),
+        ends_early=scenario.ends_early,
+        eval_every=scenario.eval_every,
+        eval_overlap=scenario.eval_overlap,
     )
+
+
+def _all_phases(scenario: Scenario) -> list[Phase]:
+    done: list[Phase] = []
+    while phase := scenario.make_scheduler().next(done):
+        done.append(phase)
+    return done

@@ -19,7 +19,7 @@ from fakes import FakeEngine, FakeLearner, FakeVerifiers, SharedMemory
 from faults import Faults
 from network import CALM, Address, Network, Peer
 from promises import Promises
-from scenario import ROLES, Death, RLOnly, Scenario, Stop, WorkerFate, held_out_prompts, training_prompts
+from scenario import ROLES, Death, Scenario, Stop, WorkerFate, held_out_prompts, training_prompts
 from settings import RUN_SEED, STALL_S, plan, rollout_config
 from virtual_loop import Crash, Process, VirtualLoop
 
@@ -32,7 +32,6 @@ from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.engine import EngineDead, WeightsDisagree
 from rollout.event_log import JournalBroken
 from rollout.storage import InUse
-from trainer.phases import RLoopSchedule
 
 DEADLINE_S = 400.0
 """Virtual seconds that a run may take, its restarts included."""
@@ -122,7 +121,8 @@ class World:
 
     def _excuse(self, error: Exception) -> None:
         """A misfortune follows a fault; a file that is missing is nobody's misfortune."""
-        patience = _BROKEN_S if isinstance(error, JournalBroken) else _EXCUSE_S
+        # An evaluation beside training that fails is felt at the next step.
+        patience = _BROKEN_S if isinstance(error, JournalBroken | EvaluationFailed) else _EXCUSE_S
         if self.faults.calm_s() > patience or isinstance(error, FileNotFoundError | FileExistsError):
             raise Unexcused(
                 f"{type(error).__name__}, {self.faults.calm_s():.1f} s after the last fault: {error}"
@@ -227,7 +227,7 @@ class World:
         return Controller(
             self.plan,
             self._scratch,
-            RLoopSchedule(self.scenario.phases) if self.scenario.rft else RLOnly(self.scenario.phases),
+            self.scenario.make_scheduler(),
             Peer(self.network, self._addresses["buffer"], STALL_S + _CALL_S, repeated=_SAID_TWICE),
             self._peer("learner", 10.0),
             self._peer("broadcaster", 20.0),

@@ -1,7 +1,7 @@
 """What the controller's tests share: fakes whose weights are strings, so that what they are made of can be read."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rollout.storage import LocalDisk
 from rollout.weights import WeightLayout, WeightSlot
 from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
 from trainer.directories import NotWritten
-from trainer.phases import RLoopSchedule
+from trainer.schedules import make_scheduler
 
 
 class FakeLearner:
@@ -42,6 +42,12 @@ class FakeLearner:
         if weights is not None:
             self.weights = (Path(weights) / "weights").read_text()
         self.log.append(f"begin {self.weights}")
+        return self.weights
+
+    async def merge(self, sources: Sequence[tuple[str, float]]) -> str:
+        self.weights = "|".join(
+            f"{share:g}*{(Path(directory) / 'weights').read_text()}" for directory, share in sources
+        )
         return self.weights
 
     async def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
@@ -126,7 +132,19 @@ class FakeBuffer:
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         self.log.append("eval")
 
+    async def begin_sample(self, iteration: int, groups: int, version: int) -> int:
+        self.began.append(("sample", groups))
+        return 0
+
+    async def sampled(self, timeout_s: float) -> dict[str, float]:
+        return {"reward": 0.25}
+
+    async def evaluated(self, number: int) -> list[EvalCounts]:
+        return await self.eval_result(0)
+
     async def end_phase(self) -> None: ...
+
+    async def end_eval(self) -> None: ...
 
     async def new_version(self, version: int) -> None:
         self.log.append(f"admit {version}")
@@ -138,7 +156,7 @@ class FakeBuffer:
         self.batches += 1
         return BatchInfo((GroupKey("train", 0, f"p{self.batches}"),), 4, 40, 20, {"reward": 1.0}), None
 
-    async def trained(self, keys: object, version: int) -> None:
+    async def trained(self, keys: object, version: int, ends: str = "") -> None:
         self.log.append(f"trained {version}")
 
     async def tighten(self, max_staleness: float) -> None:
@@ -159,6 +177,10 @@ def make(
     *,
     iterations: int = 2,
     warmup: bool = False,
+    scheduler: str = "rloop",
+    schedule: dict[str, Any] | None = None,
+    every_steps: int | None = None,
+    eval_overlap: bool = True,
     experts: int = 100,
     overlap: bool = True,
     rl_steps: int = 3,
@@ -169,12 +191,13 @@ def make(
     wrap: Callable[[Any], Any] = lambda actor: actor,
 ):
     """A controller over fakes, and those; it calls what `wrap` makes of them."""
+    phases = ScheduleConfig(scheduler=scheduler, iterations=iterations, rl_steps=rl_steps, **(schedule or {}))
     plan = Plan(
-        schedule=ScheduleConfig(iterations=iterations, rl_steps=rl_steps),
+        schedule=phases,
         rl=OptimConfig(),
         rft=SFTConfig(),
         warmup=SFTConfig(),
-        eval=EvalConfig(samples=4, ks=(1, 4)),
+        eval=EvalConfig(samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap),
         warmup_dataset="warmup.parquet" if warmup else "",
         base_cache="",
         seed=0,
@@ -183,6 +206,7 @@ def make(
         keep_checkpoints=2,
         save_timeout_s=0.05,
         max_staleness=max_staleness,
+        groups_per_step=1,
         guard=guard or GuardConfig(),
         config_digest="d",
         overlap_sync=overlap,
@@ -190,7 +214,7 @@ def make(
     learner = FakeLearner()
     broadcaster, buffer = FakeBroadcaster(learner.log), FakeBuffer(learner.log, experts)
     peers = wrap(buffer), wrap(learner), wrap(broadcaster)
-    controller = Controller(plan, run_dir, RLoopSchedule(iterations, warmup), *peers, storage)
+    controller = Controller(plan, run_dir, make_scheduler(phases, warmup), *peers, storage)
     return controller, learner, broadcaster, buffer
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from actors.buffer import RolloutBuffer
-from rollout.buffer_state import NothingToTrain, TooManyFailures
+from rollout.buffer_state import NothingToTrain
 from rollout.config import RolloutConfig
 from rollout.datasets import write_supervised
 from rollout.event_log import JournalBroken
 from rollout.events import Finished, Refused, TakenUp, Trained, replay
 from rollout.expert_rule import ExpertRule
+from rollout.failures import TooManyFailures
 from rollout.ledger import Ledger
 from rollout.records import (
     EvalCounts,
@@ -495,8 +496,8 @@ def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
         waiting = asyncio.create_task(buffer.eval_result(5))
         await buffer.finish("w", 0, answer(leases[0], [0.0, 0.0, 0.0, 0.0]))
         assert await waiting == [
-            EvalCounts("e0", "0 numbers", attempts=4, correct=0, failed=0, truncated=0, tokens=8),
-            EvalCounts("e1", "1 numbers", attempts=4, correct=2, failed=1, truncated=0, tokens=8),
+            EvalCounts("e0", "0 numbers", 4, 0, 0, 0, tokens=8, votes=(1, 1, 1, 1), right=(0, 0, 0, 0)),
+            EvalCounts("e1", "1 numbers", 4, 2, failed=1, truncated=0, tokens=8, votes=(1, 1, 1), right=(1, 1, 0)),
         ]
 
     run(test)
@@ -516,6 +517,110 @@ def test_an_evaluation_begun_again_keeps_the_answers_it_has(tmp_path: Path):
         for lease in left:
             await buffer.finish("w", lease.attempt, answer(lease))
         assert [c.correct for c in await buffer.eval_result(1)] == [1, 1, 1]
+
+    run(test)
+
+
+def test_training_goes_on_beside_an_evaluation_which_has_half_the_room(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_concurrent=2)  # three leases of a worker may be out
+        await buffer.begin_rl(0, steps=2, version=0)
+        await buffer.begin_eval(7, 2, 1.0, None)
+        held_out, *training = await buffer.lease("w", NEWEST, 3, 0)
+        assert held_out.key == GroupKey("eval", 7, "e0")
+        assert [lease.key.purpose for lease in training] == ["train", "train"]
+        for lease in training:
+            await buffer.finish("w", lease.attempt, answer(lease))
+        info, _ = await buffer.next_batch(1)
+        await buffer.trained(info.groups, 1)
+        await buffer.finish("w", held_out.attempt, answer(held_out))
+        await buffer.end_phase()
+        for _ in range(2):  # with nothing beside it, it has all of it
+            for lease in await buffer.lease("w", NEWEST, 1, 0):
+                await buffer.finish("w", lease.attempt, answer(lease))
+        assert [c.correct for c in await buffer.eval_result(1)] == [1, 1, 1]
+        await buffer.end_eval()
+        assert [c.prompt_id for c in await buffer.evaluated(7)] == ["e0", "e1", "e2"]
+
+    run(test)
+
+
+def test_a_phase_that_samples_trains_nothing_and_gives_its_successes_to_the_experts(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        assert await buffer.begin_sample(0, groups=4, version=0) == 0
+        leases = await buffer.lease("w", NEWEST, 99, 0)
+        assert len(leases) == 4
+        with pytest.raises(TimeoutError, match=r"0 of 4 groups are sampled; w runs 4 groups"):
+            await buffer.sampled(0.01)
+        for lease in leases:
+            await buffer.finish("w", lease.attempt, answer(lease, [1.0, 1.0]))
+        assert await buffer.sampled(1) == {"reward": 1.0}
+        await buffer.end_phase()
+        report = await buffer.select_experts(0, ExpertRule(1.0, 16, seed=5), str(tmp_path / "0.parquet"))
+        assert (report.kept, report.per_step) == (8, {0: 4, 1: 4})  # two groups are as many as a step trains
+
+    run(test)
+
+
+def test_a_phase_that_samples_goes_on_after_a_crash_with_what_is_missing(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path)
+        await buffer.begin_sample(0, groups=4, version=0)
+        first, second, *_ = await buffer.lease("w", NEWEST, 3, 0)
+        await buffer.finish("w", first.attempt, answer(first))
+        await buffer.report("w", report(second, tokens(0, 0, [5, 6])))
+        crash(buffer)
+        buffer = make(tmp_path)
+        assert await buffer.begin_sample(0, groups=4, version=0) == 1
+        leases = await buffer.lease("w", NEWEST, 99, 0)
+        assert len(leases) == 3
+        assert leases[0].key == second.key
+        assert [piece.end for piece in leases[0].pieces] == [2]
+
+    run(test)
+
+
+def test_a_step_that_ends_its_phase_lets_nothing_more_start_and_says_so_again_after_a_crash(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        for lease in await buffer.lease("w", NEWEST, 2, 0):
+            await buffer.finish("w", lease.attempt, answer(lease))
+        info, _ = await buffer.next_batch(1)
+        await buffer.trained(info.groups, 1, ends="it forgets")
+        await buffer.new_version(1)
+        assert await buffer.lease("w", NEWEST, 99, 0) == []
+        crash(buffer)
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=9, version=0)
+        assert await buffer.lease("w", NEWEST, 99, 0) == []
+        again, _ = await buffer.next_batch(1)
+        assert (again.groups, again.recorded, again.ends) == (info.groups, 1, "it forgets")
+
+    run(test)
+
+
+def test_what_a_phase_forgets_and_how_it_narrows_is_in_its_batches_also_after_a_crash(tmp_path: Path):
+    async def test() -> None:
+        def begun(buffer: RolloutBuffer, version: int, done: int):
+            return buffer.begin_rl(0, steps=20, version=version, done_steps=done)
+
+        buffer = make(tmp_path, drop_zero_variance=False)
+        await begun(buffer, 0, 0)
+        for version in range(5):  # two prompts a step: once through all ten of them, all solved
+            await step(buffer, version)
+        for lease in await buffer.lease("w", NEWEST, 2, 0):  # the first two again, now in vain, with the same answers
+            await buffer.finish("w", lease.attempt, answer(lease, [0.0, 0.0], version=5))
+        before, _ = await buffer.next_batch(1)
+        assert before.metrics["forgetting"] == 1.0
+        assert before.metrics["inter_step_diversity"] == pytest.approx(0.5)  # [50 9] and [51 9]: half the pairs agree
+        crash(buffer)
+        buffer = make(tmp_path, drop_zero_variance=False)
+        await begun(buffer, 5, 5)
+        after, _ = await buffer.next_batch(1)
+        names = ("forgetting", "inter_step_diversity")
+        assert [after.metrics[name] for name in names] == [before.metrics[name] for name in names]
 
     run(test)
 

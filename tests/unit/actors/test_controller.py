@@ -13,6 +13,7 @@ from actors.manifest import Manifest
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.records import EvalCounts
 from rollout.storage import LocalDisk
+from trainer.config import PhaseEndConfig
 from trainer.directories import NotWritten
 
 
@@ -70,6 +71,142 @@ def test_with_too_few_experts_rft_is_skipped_and_the_starting_policy_kept(tmp_pa
     assert weights["theta-1"] == weights["theta-0"] == "base"
     rows = Manifest.load(LocalDisk(tmp_path)).evals
     assert rows[-1].after == "iteration 1, RFT skipped: 1 expert answers"  # the table does not claim an RFT
+
+
+def test_with_too_few_experts_the_end_of_rl_is_kept_if_the_run_says_so(tmp_path):
+    controller, _, _, _ = make(tmp_path, iterations=1, experts=1, schedule={"if_too_few": "keep_rl"})
+    asyncio.run(controller.run())
+    manifest = Manifest.load(LocalDisk(tmp_path))
+    assert manifest.weights["theta-1"] == manifest.weights["rl-0"] == "base+++"
+    assert manifest.done[-1].init_from == "rl-0"
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "weights"),
+    [
+        ("vanilla", {"theta-0": "base", "rl-0": "base++++++"}),
+        ("rft-only", {"theta-0": "base", "theta-1": "basess", "theta-2": "basessss"}),
+        (
+            "rl-then-rft-from-end",
+            {
+                "theta-0": "base",
+                "rl-0": "base+++",
+                "theta-1": "base+++ss",
+                "rl-1": "base+++ss+++",
+                "theta-2": "base+++ss+++ss",
+            },
+        ),
+        (
+            "merge",
+            {
+                "theta-0": "base",
+                "rl-0": "base+++",
+                "theta-1": "0.5*base|0.5*base+++",
+                "rl-1": "0.5*base|0.5*base++++++",
+                "theta-2": "0.5*0.5*base|0.5*base+++|0.5*0.5*base|0.5*base++++++",
+            },
+        ),
+    ],
+)
+def test_a_schedule_makes_its_weights_of_those_that_it_names(tmp_path, scheduler, weights):
+    controller, learner, _, _ = make(tmp_path, scheduler=scheduler)
+    status = asyncio.run(controller.run())
+    assert status.state == "finished"
+    assert Manifest.load(LocalDisk(tmp_path)).weights == weights
+    assert [row.weights for row in status.evals] == list(weights)
+    evaluated = {line.split()[2] for line in learner.log if line.startswith("stage")}
+    assert set(weights.values()) <= evaluated  # every one of them was in the engines
+
+
+def test_a_phase_that_samples_asks_for_as_many_groups_as_the_steps_of_rl_take(tmp_path):
+    controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=7, scheduler="rft-only")
+    asyncio.run(controller.run())
+    assert buffer.began == [("sample", 7), ("iteration-0.parquet", 0)]
+
+
+def test_training_goes_on_during_an_evaluation_in_the_middle_of_a_phase(tmp_path):
+    controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=5, every_steps=2)
+    counted, steps = buffer.eval_result, []
+
+    async def slowly(timeout_s: float) -> list[EvalCounts]:
+        began = buffer.batches
+        while began == 3 and buffer.batches < 4:
+            await asyncio.sleep(0)
+        steps.append((began, buffer.batches))
+        return await counted(timeout_s)
+
+    buffer.eval_result = slowly
+    status = asyncio.run(controller.run())
+    assert (3, 4) in steps  # the evaluation after step 2 was asked for with step 3, its answer came with step 4
+    named = ["theta-0", "rl-0-step-2", "rl-0-step-4", "rl-0", "theta-1"]
+    assert [row.weights for row in status.evals] == named
+    assert [row.step for row in status.evals] == [0, 2, 4, 0, 0]
+    numbers = [row.number for row in status.evals]
+    assert numbers == sorted(set(numbers))
+    assert [row.weights for row in Manifest.load(LocalDisk(tmp_path)).evals] == named
+
+
+def test_without_overlap_a_step_waits_for_the_evaluation_before_it(tmp_path):
+    controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=4, every_steps=2, eval_overlap=False)
+    asyncio.run(controller.run())
+    at = learner.log.index("eval", learner.log.index("trained 3"))
+    assert learner.log.index("admit 3") < at < learner.log.index("trained 4")
+
+
+def test_an_evaluation_that_a_checkpoint_found_under_way_is_taken_up_by_the_next_start(tmp_path):
+    async def stopped_during_an_evaluation() -> str:
+        controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=5, every_steps=2)
+        counted = buffer.eval_result
+
+        async def never_after_the_first(timeout_s: float) -> list[EvalCounts]:
+            if buffer.batches >= 2:
+                await asyncio.sleep(1e9)
+            return await counted(timeout_s)
+
+        buffer.eval_result = never_after_the_first
+        run = asyncio.create_task(controller.run())
+        while buffer.batches < 3:
+            await asyncio.sleep(0)
+        await controller.stop("Ctrl-C")
+        return (await run).state
+
+    assert asyncio.run(stopped_during_an_evaluation()) == "interrupted"
+    assert Manifest.load(LocalDisk(tmp_path)).evaluating == ((3, 2),)
+    controller, _, _, _ = make(tmp_path, iterations=1, rl_steps=5, every_steps=2)
+    status = asyncio.run(controller.run())
+    assert [row.weights for row in status.evals] == ["theta-0", "rl-0-step-2", "rl-0-step-4", "rl-0", "theta-1"]
+
+
+def test_a_phase_ends_when_a_signal_says_so_and_the_log_says_which(tmp_path):
+    end = {"end": PhaseEndConfig(entropy=0.5, patience=2, min_steps=1)}
+    controller, learner, _, _ = make(tmp_path, iterations=1, rl_steps=9, schedule=end)
+    learner.metrics = lambda weights: {"entropy": 0.9 - 0.2 * weights.count("+")}  # .9, .7, .5, .3, .1
+    status = asyncio.run(controller.run())
+    manifest = Manifest.load(LocalDisk(tmp_path))
+    assert manifest.weights == {"theta-0": "base", "rl-0": "base+++++", "theta-1": "basess"}
+    assert (manifest.done[0].steps, manifest.done[0].ended) == (
+        5,
+        "entropy is 0.1, below schedule.end.entropy=0.5, 2 steps in a row",
+    )
+    assert status.evals[1].after == "iteration 1, after RL"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in lines if line["phase"] == "phase_end"] == [manifest.done[0].ended]
+
+
+def test_a_phase_that_a_record_ends_is_not_judged_again(tmp_path):
+    """The step was recorded as the last one by a start that died before its checkpoint."""
+    controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=9)
+    given = buffer.next_batch
+
+    async def on_record(timeout_s: float):
+        info, batch = await given(timeout_s)
+        ends = "it forgets" if buffer.batches == 4 else ""
+        return dataclasses.replace(info, recorded=5 - buffer.batches if buffer.batches < 5 else 0, ends=ends), batch
+
+    buffer.next_batch = on_record
+    asyncio.run(controller.run())
+    manifest = Manifest.load(LocalDisk(tmp_path))
+    assert (manifest.done[0].steps, manifest.done[0].ended, manifest.weights["rl-0"]) == (4, "it forgets", "base++++")
 
 
 def test_a_stop_request_checkpoints_and_a_resumed_run_ends_with_the_same_weights(tmp_path):
@@ -144,7 +281,7 @@ def test_an_evaluation_without_verdicts_is_never_committed(tmp_path):
     with pytest.raises(EvaluationFailed, match="75% of the answers of theta-0 have no verdict"):
         asyncio.run(controller.run())
     manifest = Manifest.load(LocalDisk(tmp_path))
-    assert (manifest.evals, manifest.weights, manifest.failed_evals) == ((), {}, 1)  # the next start draws anew
+    assert (manifest.evals, manifest.weights, manifest.failed_evals) == ((), {}, (1,))  # the next start draws anew
 
 
 def test_a_run_goes_on_after_an_evaluation_failed_behind_a_phase_without_steps(tmp_path):

@@ -111,8 +111,8 @@ def make_run(directory: Path, events: Sequence[Event] = EVENTS, then: Sequence[E
     rule = ExpertRule(1.0, 8, seed=0)
     select_experts(LocalDisk(run / "journal"), 0, rule, run / "experts" / "iteration-0.parquet")
     asyncio.run(write([], then))
-    done = (Phase("warmup", 0, "scratch", "theta-0"), Phase("rl", 0, "theta-0", "rl-0"))
-    rft, second = Phase("rft", 0, "theta-0", "theta-1"), Phase("rl", 1, "theta-1", "rl-1")
+    done = (Phase("warmup", 0, "scratch", "theta-0"), Phase("rl", 0, "theta-0", "rl-0", steps=rl_steps))
+    rft, second = Phase("rft", 0, "theta-0", "theta-1"), Phase("rl", 1, "theta-1", "rl-1", steps=rl_steps)
     weights = {"theta-0": "x", "rl-0": "y", "theta-1": "z"}
     Manifest("digest", done=(*done, rft), phase=second, step=1, version=5, weights=weights).save(LocalDisk(run))
     return run

@@ -32,7 +32,7 @@ MATERIALS = Materials(Recipe("model", "", ""), (), (), ())
 def casting(tmp_path: Path):
     def make(**actors: float) -> Casting:
         config = RunConfig.model_validate({"data": {"task": "countdown"}, "actors": actors})
-        return Casting(config, tmp_path, FakeRay, gpus=0)
+        return Casting(config, tmp_path, FakeRay, gpus=0, ranks=config.trainer.ranks)
 
     return make
 

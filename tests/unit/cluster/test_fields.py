@@ -26,9 +26,21 @@ def test_a_shown_run_loads_again_as_the_same_run(tmp_path: Path) -> None:
             "eval": {"ks": (1, 2)},
         }
     )
+    assert shown_and_loaded(config, tmp_path) == config
+
+
+def test_a_field_that_is_a_mapping_is_shown_and_loaded_as_one_value(tmp_path: Path) -> None:
+    sets = {"aime 24": "/data/aime: 24.jsonl", "hard": "/data/hard.jsonl"}
+    data = {"path": "/data/train.jsonl", "eval_sets": sets}
+    config = RunConfig.model_validate({"data": data, "model": {"scratch": {"tokenizer": "bytes"}}})
+    assert config.flat()["data.eval_sets"] == sets
+    assert shown_and_loaded(config, tmp_path) == config
+
+
+def shown_and_loaded(config: RunConfig, tmp_path: Path) -> RunConfig:
     path = tmp_path / "shown.yaml"
     path.write_text(as_yaml(config), encoding="utf-8")
-    assert load(path, ["cluster.name=run"]) == config
+    return load(path, ["cluster.name=run"])
 
 
 def test_bounds_and_types_are_shown() -> None:
@@ -37,6 +49,7 @@ def test_bounds_and_types_are_shown() -> None:
     assert by_key["trainer.compute_dtype"].bound == "float32 | bfloat16"
     assert by_key["eval.ks"].type == "list of int"
     assert by_key["model.path"].type == "path or null"
+    assert by_key["data.eval_sets"].type == "path by name"
 
 
 def test_flatten_and_unflatten_are_inverse() -> None:

@@ -30,6 +30,14 @@ def test_the_learner_takes_its_shards_a_copy_and_what_each_rank_gathers_and_each
     assert need(config(), MODEL, has_gpu=True).learner == 12 * 1_000_000_000  # the copy that is being written
 
 
+def test_an_evaluation_needs_its_engines_and_no_learner() -> None:
+    wanted = need(config(trainer__ranks=4), MODEL, has_gpu=False, trained=False)
+    assert (wanted.learner, wanted.weight_slots, wanted.engines) == (0, 0, 4_000_000_000 + 1024 * MIB)
+    assert wanted.processes < need(config(trainer__ranks=4), MODEL, has_gpu=False).processes - 3 * GIB
+    enough = Machine(8 * GIB, 1 << 40, 8, False)
+    assert shortages(config(), MODEL, enough, trained=False) == [] != shortages(config(), MODEL, enough)
+
+
 def test_a_machine_that_is_large_enough_lacks_nothing() -> None:
     assert shortages(config(), MODEL, BIG) == []
 

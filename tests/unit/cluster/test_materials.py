@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,26 @@ def test_the_base_policy_is_cached_under_everything_that_shapes_it():
         "model.scratch.num_layers=2",
         "trainer.warmup.optim.lr=0.1",
         "data.countdown.eval_problems=40",  # demonstrations leave held-out problems out
+        "data.countdown.harder_problems=40",
+        "data.countdown.other_form_demos=0.1",
     ):
         assert base_cache(demo(change)) != base
+
+
+def test_settings_may_be_chosen_on_one_split_and_told_on_the_other_with_the_same_base_policy():
+    base, validation = demo(), demo("data.countdown.split=validation")
+    assert base_cache(validation) == base_cache(base)
+    tokenizer = make_tokenizer("countdown", 80)
+    (train, test), (same, others) = load_problems(base, tokenizer), load_problems(validation, tokenizer)
+    assert train == same
+    assert not {p.reference for p in test} & {p.reference for p in others}
+
+
+def test_the_held_out_sets_take_turns_so_that_a_limit_takes_some_of_each():
+    _, held_out = load_problems(demo("data.countdown.harder_problems=10"), make_tokenizer("countdown", 80))
+    assert Counter(p.tag for p in held_out) == {"3 numbers": 40, "4 numbers": 40, "harder": 10}
+    assert Counter(p.tag for p in held_out[:12]) == {"3 numbers": 4, "4 numbers": 4, "harder": 4}
+    assert Counter(p.tag for p in held_out[:40]) == {"3 numbers": 15, "4 numbers": 15, "harder": 10}
 
 
 def test_a_resumed_run_finds_what_it_started_with(tmp_path):

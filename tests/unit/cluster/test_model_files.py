@@ -124,3 +124,14 @@ def test_a_model_that_is_no_llama_like_decoder_is_refused_before_anything_starts
 def test_a_model_that_cannot_be_trained_packed_is_refused_from_its_config_alone(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(CONFIG | {"model_type": "jamba", "mamba_d_conv": 4}))
     assert "this model has other layers (mamba_d_conv)" in refused(model)
+
+
+def test_a_model_that_is_only_served_need_not_be_one_that_can_be_trained(model: Path) -> None:
+    (model / "config.json").write_text(json.dumps(CONFIG | {"model_type": "jamba", "mamba_d_conv": 4}))
+    write_safetensors(model / "model.safetensors", {"wte.weight": [6, 4], "h.0.attn.c_attn.weight": [4, 12]})
+    facts, problems = read_model(model, trained=False)
+    assert problems == []
+    assert facts is not None
+    assert facts.parameters == 6 * 4 + 4 * 12
+    (model / "tokenizer.json").unlink()
+    assert "no tokenizer" in read_model(model, trained=False)[1][0]

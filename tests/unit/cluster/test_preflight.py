@@ -37,7 +37,7 @@ def test_a_good_run_gives_a_plan_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert plan.held_out_problems == 4
     assert plan.longest_prompt == len("What is 19 + 19?") + 2  # a byte is a token; two markers of the chat template
     text = str(plan)
-    assert "2 × (RL 50 steps → RFT), each evaluated" in text
+    assert "rloop: 2 × (RL 50 steps → RFT of the policy it started from)" in text
     assert "1 rollout worker, 1 learner rank, 2 verifier processes, on 2 cores" in text
     assert "Qwen3 from scratch, 0.47 M parameters" in text  # 260 × 96 + 4 × 110,848 + 96
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
@@ -47,6 +47,20 @@ def test_countdown_needs_no_file(tmp_path: Path) -> None:
     run = RunConfig.model_validate({"data": {"task": "countdown"}, "verifier": {"name": "countdown"}})
     plan = check(run, tmp_path / "a", BIG)
     assert (plan.train_problems, plan.held_out_problems) == (200, 60)
+
+
+def test_the_plan_tells_the_held_out_sets(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    hard = write(tmp_path / "hard.jsonl", [{"question": f"What is {i}!?", "answer": "1"} for i in range(3)])
+    plan = check(config(data, data__eval_fraction=0.2, data__eval_sets={"hard": hard}), tmp_path / "a", BIG)
+    assert plan.held_out_sets == {"held-out": 4, "hard": 3}
+    assert "16 training and 7 held-out problems (held-out: 4, hard: 3); the longest" in str(plan)
+
+
+def test_a_held_out_problem_that_is_trained_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    (problem,) = refusal(config(data, data__eval_path=write(tmp_path / "test.jsonl", ROWS[7:8])), tmp_path / "a")
+    assert problem.startswith("test.jsonl:1 (set 'held-out') is also the training problem train.jsonl:8: 'What is 7")
 
 
 def test_problems_of_every_kind_are_listed_together(tmp_path: Path) -> None:

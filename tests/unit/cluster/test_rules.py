@@ -49,6 +49,10 @@ def test_a_countdown_run_with_defaults_breaks_no_rule() -> None:
         ({"verifier__name": "math"}, "must be scored by verifier.name=countdown, got 'math'"),
         ({"data__countdown__train_numbers": [3, 6]}, "must list sizes from 3 to 5, got [3, 6]"),
         ({"data__task": "file", "verifier__name": "math"}, "data.path must be set when data.task=file"),
+        ({"data__countdown__train_numbers": [4, 5], "data__countdown__harder_problems": 9}, "got train_numbers=[4, 5]"),
+        ({"data__eval_sets": {"a": "x"}}, "data.eval_sets is for data.task=file"),
+        ({"data__task": "file", "data__path": "x", "data__eval_sets": {"a/b": "x"}}, "without '/', other than"),
+        ({"data__task": "file", "data__path": "x", "data__eval_sets": {"held-out": "x"}}, "got 'held-out'"),
         ({"data__task": "file", "data__path": "x"}, "set model.path, or model.scratch.tokenizer=bytes"),
         ({"schedule__warmup_demos": 10, "model__path": "m"}, "schedule.warmup_demos is for models made from scratch"),
     ],
@@ -76,4 +80,7 @@ def test_few_slots_are_slow_and_not_refused() -> None:
 def test_slots_beyond_the_staleness_bound_are_pointed_out() -> None:
     assert "admits 16 at once" in hints(rollout__max_staleness=0)[0]
     assert "256 engine slots" in hints(rollout__group_size=16)[0]
+    unread = {"data__countdown__other_form_problems": 9, "schedule__warmup_demos": 100}
+    assert "the base policy cannot read it" in hints(**unread)[0]
+    assert hints(**unread, data__countdown__other_form_demos=0.1) == []
     assert "reaches beyond a phase of 1 steps" in hints(schedule__rl_steps=1)[0]

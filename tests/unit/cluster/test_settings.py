@@ -64,6 +64,23 @@ def test_relative_inputs_are_named_from_the_current_directory(recipe: Path, monk
     assert config.model.path == Path.home() / "models/m"
 
 
+def test_further_held_out_sets_come_from_a_recipe_or_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own.yaml"
+    path.write_text("data: {path: a.jsonl, eval_sets: {x: x.jsonl}}\nmodel: {scratch: {tokenizer: bytes}}\n")
+    assert load(path).data.eval_sets == {"x": tmp_path / "x.jsonl"}
+    over = load(path, ["data.eval_sets={y: y.jsonl, z: /z.jsonl}"])
+    assert over.data.eval_sets == {"y": tmp_path / "y.jsonl", "z": Path("/z.jsonl")}
+    assert problems(path, "data.eval_sets=x.jsonl") == (
+        "command line: data.eval_sets must be names with values, {name: value}, got 'x.jsonl'; default: {}",
+    )
+    assert problems(path, "data.eval_sets.y=y.jsonl") == (
+        "command line: data.eval_sets.y: no such key; did you mean data.eval_sets?",
+    )
+
+
 def test_an_unknown_key_is_refused_with_the_nearest_that_exists(recipe: Path) -> None:
     assert problems(recipe, "rollout.group_sise=4") == (
         "command line: rollout.group_sise: no such key; did you mean rollout.group_size?",

@@ -20,6 +20,7 @@ def make_group(
     epoch: int = 0,
     versions: Sequence[int] = (0, 0),
     tokens: Sequence[Sequence[int]] | None = None,
+    answers: Sequence[str] | None = None,
     truncated: bool = False,
     purpose: str = "train",
     tag: str = "",
@@ -36,7 +37,8 @@ def make_group(
             np.array(versions, np.int32),
             "length" if truncated else "stop",
         )
-        verdict = Verdict(reward, status, "exact", "1", {"answer": reward or 0.0}, f"note {i}")
+        read = answers[i] if answers else f"answer {i}"
+        verdict = Verdict(reward, status, "exact", "1", {"answer": reward or 0.0}, f"note {i}", read)
         fate = "failed" if reward is None else "truncated" if truncated else "finished"
         mask = np.ones(len(ids), np.bool_)
         rollouts.append(Rollout(prompt_id, i, np.array([7, 8, 9], np.int32), segment, mask, verdict, fate))

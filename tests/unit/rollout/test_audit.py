@@ -130,7 +130,7 @@ def test_a_step_that_does_not_make_the_next_version_is_found(tmp_path: Path, mak
 
 
 def test_training_outside_an_rl_phase_is_found(tmp_path: Path, make_group):
-    events = [begun(), *buffered("a"), PhaseBegun("eval", 1, 0), Trained((key("a"),), 1)]
+    events = [begun(), *buffered("a"), PhaseBegun("sft", 0, 0), Trained((key("a"),), 1)]
     assert "event 6: version 1 was trained outside an RL phase" in audited(tmp_path, [make_group("a")], events).faults
 
 

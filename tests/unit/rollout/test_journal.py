@@ -459,6 +459,7 @@ VERDICTS = st.one_of(
         st.just("1"),
         st.dictionaries(st.text(max_size=3), st.floats(-1, 1), max_size=3),
         st.text(max_size=5),
+        st.text(max_size=5),
     ),
 )
 SEGMENTS = st.builds(

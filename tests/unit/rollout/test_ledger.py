@@ -113,9 +113,20 @@ def test_a_free_group_that_failed_is_dropped_with_its_pieces():
     assert (ledger.state(key("a")), ledger.entries[key("a")].pieces) == ("dropped", [])
 
 
-def test_leases_end_with_their_phase():
-    ledger = Ledger([begun(0), Leased(key("a"), "w", 0), PhaseBegun("eval", 3, 0)])
-    assert ledger.state(key("a")) == "free"
+@pytest.mark.parametrize("kind", ["rl", "sample", "sft"])
+def test_leases_end_with_their_phase(kind):
+    held_out = GroupKey("eval", 2, "e")
+    leases = [Leased(key("a"), "w", 0), PhaseBegun("eval", 2, 0), Leased(held_out, "w", 0)]
+    ledger = Ledger([begun(0), *leases, PhaseBegun(kind, 1, 0)])
+    assert ledger.state(key("a")) == ledger.state(held_out) == "free"
+
+
+def test_an_evaluation_goes_on_beside_the_phase_and_ends_the_leases_of_the_one_before():
+    held_out = GroupKey("eval", 2, "e")
+    leases = [Leased(key("a"), "w", 0), PhaseBegun("eval", 2, 0), Leased(held_out, "w", 0), PhaseBegun("eval", 3, 0)]
+    ledger = Ledger([begun(0), *leases, Leased(key("b"), "w", 0)])
+    assert [ledger.state(at) for at in (key("a"), held_out, key("b"))] == ["leased", "free", "leased"]
+    assert [ledger.entries[at].iteration for at in (key("a"), held_out, key("b"))] == [0, 2, 0]
 
 
 def test_a_resume_loses_nothing_that_is_on_the_record():

@@ -132,6 +132,17 @@ def test_a_version_that_is_not_staged_is_refused_before_the_engine_pauses(nccl, 
     asyncio.run(run())
 
 
+def test_an_engine_that_is_closed_between_asking_and_hearing_says_that_the_weights_are_missing(nccl, sender):
+    async def run():
+        inlet = inlet_of(FakeEngine(nccl))
+        await inlet.announced(offer(sender, 1))
+        inlet.close()
+        with pytest.raises(WeightsMissing, match="left the group"):
+            await inlet.sent(1)
+
+    asyncio.run(run())
+
+
 def test_an_engine_that_dies_half_way_is_let_go_at_once_and_the_others_are_served(nccl, sender):
     async def run():
         dead, alive = FakeEngine(nccl, takes=False), FakeEngine(nccl)

@@ -59,3 +59,8 @@ def test_a_wrong_answer_says_why() -> None:
 def test_a_reference_of_another_task_is_an_error_and_not_a_wrong_answer() -> None:
     with pytest.raises(ValueError, match="looks like '3,7,2,5>24'"):
         reward("7*2=14", "#### 14")
+
+
+@pytest.mark.parametrize("response", [" 7*2=14\n", "7+7=14"])
+def test_the_answer_that_votes_is_the_whole_text_right_or_wrong(response: str) -> None:
+    assert Countdown().score(ScoreRequest("", response, "3,7,2,5>14")).answer == response.strip()

@@ -43,3 +43,8 @@ def test_traps_are_wrong(response: str, reference: str) -> None:
 def test_an_empty_reference_is_an_error() -> None:
     with pytest.raises(ValueError, match="reference is empty"):
         reward("", "#### ")
+
+
+def test_answers_vote_as_they_are_compared() -> None:
+    read = [Exact().score(ScoreRequest("", text, "Paris")).answer for text in ("PARIS.", "####  paris", "#### Rome")]
+    assert read == ["paris", "paris", "rome"]

@@ -106,3 +106,23 @@ def test_numbers_are_judged_without_importing_sympy() -> None:
         "assert 'sympy' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("responses", "answer"),
+    [
+        (["#### 1,400", "The answer is $1400.00.", r"\boxed{1400}", "so 1400"], "1400"),
+        ([r"\boxed{\frac{1}{2}}", "#### 0.5", "#### 2/4"], "1/2"),
+        (["#### 20%"], "20%"),
+        ([r"\boxed{\text{Monday}}", "The answer is monday."], "monday"),
+        ([r"\boxed{2\sqrt{3}}"], r"2\sqrt{3}"),
+        (["no idea"], ""),
+    ],
+)
+def test_answers_that_are_the_same_number_or_text_vote_together(responses: list[str], answer: str) -> None:
+    verdicts = [MathAnswer().score(ScoreRequest("", response, "7")) for response in responses]
+    assert {verdict.answer for verdict in verdicts} == {answer}
+
+
+def test_an_unmarked_answer_that_was_cut_off_is_not_read() -> None:
+    assert MathAnswer().score(ScoreRequest("", "then 72", "72", truncated=True)).answer == ""
