@@ -19,7 +19,7 @@ from rollout.journal import read_payloads
 from rollout.storage import Storage
 
 _PLACE = np.dtype([("segment", "i4"), ("batch", "i4")])
-_GROUP = np.dtype(
+GROUP = np.dtype(
     [
         *_PLACE.descr,
         ("prompt", "u8"),  # hash of the prompt id
@@ -29,7 +29,7 @@ _GROUP = np.dtype(
         ("correct", "i4"),  # of these
     ]
 )
-_ANSWER = np.dtype(
+ANSWER = np.dtype(
     [
         ("digest", "u8"),  # hash of the tokens, keyed with the seed and the prompt: identity and lot in one
         ("group", "i4"),  # row of `groups`
@@ -47,9 +47,9 @@ class ExpertIndex:
     """What is known of a phase's answers: 44 bytes per group, 24 per correct answer."""
 
     groups: np.ndarray
-    """[G] `_GROUP`, in the order of the journal's payloads."""
+    """[G] `GROUP`, in the order of the journal's payloads."""
     answers: np.ndarray
-    """[A] `_ANSWER`: correct answers, whole and not empty, in the same order."""
+    """[A] `ANSWER`: correct answers, whole and not empty, in the same order."""
 
 
 def phase_groups(journal: Storage) -> dict[int, np.ndarray]:
@@ -80,7 +80,7 @@ def index_phase(journal: Storage, iteration: int, seed: int) -> ExpertIndex:
         JournalDamaged: When something that was durable cannot be read.
     """
     places = phase_groups(journal).get(iteration, np.empty(0, _PLACE))
-    groups, answers, done = [np.empty(0, _GROUP)], [np.empty(0, _ANSWER)], 0
+    groups, answers, done = [np.empty(0, GROUP)], [np.empty(0, ANSWER)], 0
     for sizes, rows in stretches(journal, places, _COLUMNS):
         here = places[done : done + len(sizes)]
         found = _look_at(here, sizes, rows, str(seed).encode())
@@ -136,7 +136,7 @@ def _look_at(
     heads = rows.select(["prompt_id", "epoch", "step"]).take(pa.array(first))
     prompts = [blake2b(name.encode(), digest_size=8).digest() for name in heads["prompt_id"].to_pylist()]
     groups = _columns(
-        _GROUP,
+        GROUP,
         places["segment"],
         places["batch"],
         np.frombuffer(b"".join(prompts), "u8"),
@@ -146,7 +146,7 @@ def _look_at(
         np.bincount(owner[correct], minlength=len(sizes)),
     )
     answers = _columns(
-        _ANSWER,
+        ANSWER,
         _digests(rows["token_ids"], whole, key, [prompts[group] for group in owner[whole].tolist()]),
         owner[whole],
         (whole - first[owner[whole]]),

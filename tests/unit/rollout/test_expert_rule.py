@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.events import Finished, Leased, PhaseBegun
+from rollout.expert_index import ANSWER, GROUP, ExpertIndex
 from rollout.expert_report import ExpertReport
-from rollout.expert_rule import ExpertRule
+from rollout.expert_rule import ExpertRule, choose
 from rollout.experts import select_experts
 from rollout.journal import Journal
 from rollout.payloads import to_batch
@@ -247,6 +248,25 @@ def test_answers_longer_than_what_is_looked_at_together_are_told_apart(memory_st
     report, rows, _ = select(storage, ExpertRule(1.0, 99, 0))
     assert rows == [Found(group.prompt, n, n, n % 3, group.answers[-1].tokens) for n, group in enumerate(groups)]
     assert select_experts(storage, 0, ExpertRule(1.0, 99, 0), None) == report
+
+
+def test_of_a_million_answers_each_problem_keeps_what_it_would_keep_alone():
+    rng = np.random.default_rng(0)
+    groups, answers = np.zeros(40_000, GROUP), np.zeros(1_000_000, ANSWER)
+    groups["prompt"], groups["epoch"] = rng.integers(0, 3_000, len(groups)), np.arange(len(groups))
+    groups["step"] = rng.integers(0, 100, len(groups))
+    answers["group"] = np.sort(rng.integers(0, len(groups), len(answers)))
+    answers["digest"] = rng.integers(0, 200, len(answers))
+    groups["correct"] = np.bincount(answers["group"], minlength=len(groups))
+    groups["scored"] = groups["correct"] + 1
+    rule = ExpertRule(1.0, 8, 0)
+    kept = choose(ExpertIndex(groups, answers), rule).kept
+    problem = groups["prompt"][answers["group"]]
+    assert np.bincount(problem[kept]).tolist() == [8] * 3_000
+    for one in (0, 1, 1_500, 2_999):
+        mine = np.flatnonzero(problem == one)
+        alone = ExpertIndex(groups, answers[mine])
+        assert mine[choose(alone, rule).kept].tolist() == kept[problem[kept] == one].tolist()
 
 
 def test_every_answer_of_a_stretch_has_the_same_chance(memory_storage):
