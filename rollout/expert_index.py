@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from rollout.events import Finished, PayloadRef, PhaseBegun, replay
 from rollout.journal import read_payloads
+from rollout.payloads import SCHEMA
 from rollout.storage import Storage
 
 _PLACE = np.dtype([("segment", "i4"), ("batch", "i4")])
@@ -101,6 +102,7 @@ def stretches(
     """
     if not len(places):
         return
+    lists = [name for name in columns if pa.types.is_list(SCHEMA.field(name).type)]  # the rest is nothing beside them
     pending: list[pa.RecordBatch] = []
     num_bytes = 0
     segments, first = np.unique(places["segment"], return_index=True)
@@ -108,7 +110,7 @@ def stretches(
         refs = (PayloadRef(segment, batch) for batch in batches.tolist())
         for _, group in read_payloads(journal, refs, columns):
             pending.append(group)
-            num_bytes += group.nbytes
+            num_bytes += sum(group[name].nbytes for name in lists)
             if num_bytes >= _STRETCH_BYTES:
                 yield _together(pending)
                 pending, num_bytes = [], 0
