@@ -157,8 +157,8 @@ def experts(
         int | None, typer.Option(min=1, help="Instead of schedule.max_per_prompt: answers per problem at most.")
     ] = None,
     last_steps: Annotated[
-        int, typer.Option(min=0, help="Take answers of the last so many RL steps alone; 0: of the whole phase.")
-    ] = 0,
+        int | None, typer.Option(min=0, help="Instead of the schedule's: the last so many RL steps alone; 0: all.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Export: .parquet has tokens and text, .jsonl chat messages.")
     ] = None,

@@ -1,7 +1,7 @@
 """`rloop experts RUN`: the expert set of an iteration, what was left out of it and why; and its export.
 
 Reads the run directory and draws; takes no lock. What is chosen is decided in `rollout.experts`, by the run's own
-rule unless another one is asked for.
+rule and schedule unless something else is asked for.
 """
 
 from pathlib import Path
@@ -24,6 +24,9 @@ from rollout.expert_report import ExpertReport
 from rollout.expert_rule import ExpertRule
 from rollout.experts import select_experts
 from rollout.storage import LocalDisk
+from trainer.config import ScheduleConfig
+from trainer.phases import Phase
+from trainer.schedules import make_scheduler
 
 _EXPORTS = {".parquet": export_parquet, ".jsonl": export_chat}
 _ROWS = 12
@@ -38,7 +41,7 @@ def show_experts(
     iteration: int | None,
     tau_hard: float | None,
     max_per_prompt: int | None,
-    last_steps: int,
+    last_steps: int | None,
     out: Path | None,
 ) -> Exit:
     """Print the report on an expert set, and write the set to `out`. `iteration` counts from 1; None is the newest.
@@ -47,8 +50,9 @@ def show_experts(
         Refused: When the run has no such iteration, or `out` cannot be written.
     """
     config, journal = opened(run_dir)
-    rule = _rule(config, tau_hard, max_per_prompt, last_steps)
     number = _number(run_dir, journal, iteration)
+    last_steps = _planned_last_steps(config.schedule, number) if last_steps is None else last_steps
+    rule = _rule(config, tau_hard, max_per_prompt, last_steps)
     if out is None:
         report = select_experts(journal, number, rule, None)
     else:
@@ -69,6 +73,14 @@ def _rule(config: RunConfig, tau_hard: float | None, max_per_prompt: int | None,
     if not 0 < tau_hard <= 1:
         raise Refused([f"--tau-hard is a success rate above 0 and at most 1, got {tau_hard:g}; 1 keeps every problem"])
     return ExpertRule(tau_hard, max_per_prompt or config.schedule.max_per_prompt, config.cluster.seed, last_steps)
+
+
+def _planned_last_steps(schedule: ScheduleConfig, number: int) -> int:
+    """Of the RFT phase that learns from the set; 0 where the schedule has none."""
+    scheduler, planned = make_scheduler(schedule, warmup=False), list[Phase]()
+    while phase := scheduler.next(planned):
+        planned.append(phase)
+    return next((phase.last_steps for phase in planned if (phase.kind, phase.iteration) == ("rft", number)), 0)
 
 
 def _number(run_dir: Path, journal: LocalDisk, iteration: int | None) -> int:

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from rollout.events import Finished, PayloadRef, PhaseBegun, Trained, replay
 from rollout.journal import read_payloads
+from rollout.payloads import SCHEMA
 from rollout.records import GroupKey
 from rollout.storage import Storage
 
 _PLACE = np.dtype([("segment", "i4"), ("batch", "i4")])
-_GROUP = np.dtype(
+GROUP = np.dtype(
     [
         *_PLACE.descr,
         ("prompt", "u8"),  # hash of the prompt id
@@ -31,7 +32,7 @@ _GROUP = np.dtype(
         ("correct", "i4"),  # of these
     ]
 )
-_ANSWER = np.dtype(
+ANSWER = np.dtype(
     [
         ("digest", "u8"),  # hash of the tokens, keyed with the seed and the prompt: identity and lot in one
         ("group", "i4"),  # row of `groups`
@@ -41,7 +42,7 @@ _ANSWER = np.dtype(
     ]
 )
 _COLUMNS = ("epoch", "prompt_id", "sample_index", "step", "token_ids", "status", "verdict_status")
-_STRETCH_BYTES = 16 << 20  # groups are looked at together up to this size
+_STRETCH_BYTES = 1 << 20  # groups are looked at together up to this size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,9 +50,9 @@ class ExpertIndex:
     """What is known of a phase's answers: 44 bytes per group, 24 per correct answer."""
 
     groups: np.ndarray
-    """[G] `_GROUP`, in the order of the journal's payloads."""
+    """[G] `GROUP`, in the order of the journal's payloads."""
     answers: np.ndarray
-    """[A] `_ANSWER`: correct answers, whole and not empty, in the same order."""
+    """[A] `ANSWER`: correct answers, whole and not empty, in the same order."""
 
 
 def phase_groups(journal: Storage) -> dict[int, np.ndarray]:
@@ -99,7 +100,7 @@ def index_phase(journal: Storage, iteration: int, seed: int, places: np.ndarray 
     """
     if places is None:
         places = phase_groups(journal).get(iteration, np.empty(0, _PLACE))
-    groups, answers, done = [np.empty(0, _GROUP)], [np.empty(0, _ANSWER)], 0
+    groups, answers, done = [np.empty(0, GROUP)], [np.empty(0, ANSWER)], 0
     for sizes, rows in stretches(journal, places, _COLUMNS):
         here = places[done : done + len(sizes)]
         found = _look_at(here, sizes, rows, str(seed).encode())
@@ -113,13 +114,14 @@ def index_phase(journal: Storage, iteration: int, seed: int, places: np.ndarray 
 def stretches(
     journal: Storage, places: np.ndarray, columns: Sequence[str]
 ) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
-    """Groups at `places`, which are in order, some megabytes of them together: (rows of each group, all rows).
+    """Groups at `places`, which are in order, a megabyte of them together: (rows of each group, all rows).
 
     Raises:
         JournalDamaged: When one of them cannot be read.
     """
     if not len(places):
         return
+    lists = [name for name in columns if pa.types.is_list(SCHEMA.field(name).type)]  # the rest is nothing beside them
     pending: list[pa.RecordBatch] = []
     num_bytes = 0
     segments, first = np.unique(places["segment"], return_index=True)
@@ -127,7 +129,7 @@ def stretches(
         refs = (PayloadRef(segment, batch) for batch in batches.tolist())
         for _, group in read_payloads(journal, refs, columns):
             pending.append(group)
-            num_bytes += group.nbytes
+            num_bytes += sum(group[name].nbytes for name in lists)
             if num_bytes >= _STRETCH_BYTES:
                 yield _together(pending)
                 pending, num_bytes = [], 0
@@ -155,7 +157,7 @@ def _look_at(
     heads = rows.select(["prompt_id", "epoch", "step"]).take(pa.array(first))
     prompts = [blake2b(name.encode(), digest_size=8).digest() for name in heads["prompt_id"].to_pylist()]
     groups = _columns(
-        _GROUP,
+        GROUP,
         places["segment"],
         places["batch"],
         np.frombuffer(b"".join(prompts), "u8"),
@@ -165,7 +167,7 @@ def _look_at(
         np.bincount(owner[correct], minlength=len(sizes)),
     )
     answers = _columns(
-        _ANSWER,
+        ANSWER,
         _digests(rows["token_ids"], whole, key, [prompts[group] for group in owner[whole].tolist()]),
         owner[whole],
         (whole - first[owner[whole]]),

@@ -3,6 +3,7 @@
 Nothing here depends on the order in which groups came in, on other problems, or on chance: a lot is drawn by hash.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from rollout.expert_index import ExpertIndex
 from rollout.expert_report import ExpertReport
 
-_Ints = npt.NDArray[np.int64]
+_PART = 1 << 18
+"""Answers that are sorted at a time, more or less."""
+_Ints = npt.NDArray[np.integer]
 _Bools = npt.NDArray[np.bool_]
 
 
@@ -50,19 +53,20 @@ class Choice:
 
 def choose(index: ExpertIndex, rule: ExpertRule) -> Choice:
     """Apply the rule."""
-    steps = np.unique(index.groups["step"])[-rule.last_steps :]
+    steps = np.unique(index.groups["step"])[-rule.last_steps :]  # all of them for 0
     inside = np.isin(index.groups["step"], steps)
     groups = index.groups[inside]
     _, numbers = np.unique(groups["prompt"], return_inverse=True)
     attempts, successes = _per_prompt(numbers, groups["scored"]), _per_prompt(numbers, groups["correct"])
     rate = successes / np.maximum(attempts, 1)
 
-    owner = np.full(len(index.groups), -1)  # problem of each group, -1 for groups that are not looked at
+    owner = np.full(len(index.groups), -1, np.int32)  # problem of each group, -1 for groups that are not looked at
     owner[inside] = numbers
     whole = np.flatnonzero(inside[index.answers["group"]])
     hard = whole[rate[owner[index.answers["group"][whole]]] <= rule.tau_hard]
-    distinct = _first_of_each(index, hard, owner)
-    kept = np.sort(_spread(index, distinct, owner, rule.max_per_prompt))
+    parts = [_first_of_each(index, part, owner) for part in _by_problems(hard, owner[index.answers["group"][hard]])]
+    distinct = np.concatenate(parts)
+    kept = np.sort(np.concatenate([_spread(index, part, owner, rule.max_per_prompt) for part in parts]))
 
     prompts = owner[index.answers["group"][kept]]
     per_prompt = np.bincount(prompts, minlength=len(rate))
@@ -87,14 +91,20 @@ def choose(index: ExpertIndex, rule: ExpertRule) -> Choice:
     return Choice(kept, prompts, rate[prompts], report)
 
 
+def _by_problems(answers: _Ints, prompts: _Ints) -> Iterator[_Ints]:
+    """The answers in parts of whole problems: what is sorted at a time is small, however many there are."""
+    problems = int(prompts.max(initial=0)) + 1
+    width = max(1, problems * _PART // max(len(answers), 1))
+    for low in range(0, problems, width):
+        yield answers[(prompts >= low) & (prompts < low + width)]
+
+
 def _first_of_each(index: ExpertIndex, answers: _Ints, owner: _Ints) -> _Ints:
     """The earliest of each distinct answer to a problem."""
-    found = index.answers[answers]
-    age = np.empty(len(owner), np.int32)  # of a group, in the order of the phase; within a problem it is never equal
-    age[np.lexsort((index.groups["epoch"], index.groups["step"]))] = np.arange(len(owner), dtype=np.int32)
-    prompts = owner[found["group"]]
-    order = np.lexsort((found["sample"], age[found["group"]], found["digest"], prompts))
-    return answers[order][_begins(prompts[order], found["digest"][order])]
+    groups, digests = index.answers["group"][answers], index.answers["digest"][answers]
+    prompts, age = owner[groups], (index.groups["epoch"][groups], index.groups["step"][groups])
+    order = np.lexsort((index.answers["sample"][answers], *age, digests, prompts))
+    return answers[order[_begins(prompts[order], digests[order])]]
 
 
 def _spread(index: ExpertIndex, answers: _Ints, owner: _Ints, count: int) -> _Ints:
@@ -115,7 +125,7 @@ def _spread(index: ExpertIndex, answers: _Ints, owner: _Ints, count: int) -> _In
     turn = np.empty(len(answers), np.int64)
     turn[order] = _places(_begins(prompts[order], stretches[order]))
     order = np.lexsort((lots, turn, prompts))
-    return answers[order][_places(_begins(prompts[order])) < count]
+    return answers[order[_places(_begins(prompts[order])) < count]]
 
 
 def _begins(*keys: np.ndarray) -> _Bools:

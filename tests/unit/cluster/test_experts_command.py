@@ -87,7 +87,7 @@ def run(tmp_path: Path) -> Path:
 def shown(run: Path, **options: Any) -> str:
     """What is printed, with runs of blanks made one."""
     console = Console(record=True, width=120, file=io.StringIO())
-    asked = {"iteration": None, "tau_hard": None, "max_per_prompt": None, "last_steps": 0, "out": None} | options
+    asked = {"iteration": None, "tau_hard": None, "max_per_prompt": None, "last_steps": None, "out": None} | options
     assert show_experts(run, console, **asked) == Exit.DONE
     return "\n".join(" ".join(line.split()) for line in console.export_text().splitlines())
 
@@ -123,6 +123,13 @@ def test_another_rule_can_be_tried(run: Path) -> None:
     assert "left out: beyond 1 per problem 2 2" in text
     assert "Diversity" not in text  # no problem has two
     assert "with a verdict 6 2" in shown(run, iteration=1, last_steps=1)
+
+
+def test_the_schedule_of_the_run_says_which_steps_count(run: Path) -> None:
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("scheduler: rloop ", "scheduler: rloop-last-step-only "))
+    assert "from the last 1 steps alone" in shown(run, iteration=1)
+    assert "alone" not in shown(run, iteration=1, last_steps=0)
 
 
 def test_the_chat_file_has_what_the_user_wrote_without_the_template(run: Path, tmp_path: Path) -> None:

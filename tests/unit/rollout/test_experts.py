@@ -200,14 +200,11 @@ def test_an_answer_that_the_log_names_and_the_disk_does_not_have_is_damage(tmp_p
 
 
 def test_without_a_file_the_report_is_the_same(tmp_path: Path, make_group):
-    write(
-        tmp_path,
-        BEGIN,
-        *((make_group("a", (1.0, 0.0, 1.0), epoch=n, tokens=[[n, 1], [0, 0], [n, 2]]), n) for n in range(9)),
-    )
-    report, _ = select(tmp_path, max_per_prompt=4)
-    assert report.diversity is not None
-    assert select_experts(LocalDisk(tmp_path), 0, ExpertRule(1.0, 4, seed=5), None) == report
+    answers = [make_group("a", (1.0, 0.0, 1.0), epoch=n, tokens=[[n, 1], [0, 0], [n, 2]]) for n in range(20)]
+    write(tmp_path, BEGIN, (make_group("alone"), 0), *((group, n) for n, group in enumerate(answers)))
+    report, _ = select(tmp_path, max_per_prompt=30)
+    assert report.kept == 31  # 16 of which are compared
+    assert select_experts(LocalDisk(tmp_path), 0, ExpertRule(1.0, 30, seed=5), None) == report
 
 
 def test_an_iteration_without_groups_is_an_empty_set(tmp_path: Path, make_group):
