@@ -20,7 +20,7 @@ from pathlib import Path
 from actors.changes import Changes
 from actors.records import BufferStatus
 from rollout.bookkeeper import Bookkeeper
-from rollout.buffer_state import EvalPhase, Generates, RLPhase, SFTPhase
+from rollout.buffer_state import RLPhase, SFTPhase
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator, drop_zero_variance, keep_all
 from rollout.datasets import SupervisedDataset, num_steps
@@ -44,6 +44,7 @@ from rollout.records import (
 )
 from rollout.sample_phase import SamplePhase
 from rollout.storage import Storage
+from rollout.under_way import UnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +77,11 @@ class RolloutBuffer:
         order = PromptOrder(list(self._prompts.train), seed, self._ledger)
         curator = curator or (drop_zero_variance if config.drop_zero_variance else keep_all)
         self._starts = PhaseStarts(self._books, self._prompts, curator, config, order, self._drop)
+        self._now = UnderWay()
         self._desk = LeaseDesk(
-            self._books, self._prompts, config, seed, lease_timeout_s, clock, self._drop, self._phase_of
+            self._books, self._prompts, config, seed, lease_timeout_s, clock, self._drop, self._now.of
         )
         self._version = 0
-        self._phase: RLPhase | SamplePhase | SFTPhase | None = None
-        self._evaluation: EvalPhase | None = None
-        """Beside the phase, if there is one."""
         self._finished = 0
         self._tokens = 0
         self._dropped: Counter[str] = Counter()
@@ -105,7 +104,7 @@ class RolloutBuffer:
             again = self._books.steps_after(iteration, version, done_steps)
             self._begin(PhaseBegun("rl", iteration, version, steps, done_steps))
             self._version = version
-            self._phase = await self._starts.rl(iteration, version, done_steps, steps - done_steps, again)
+            self._now.phase = await self._starts.rl(iteration, version, done_steps, steps - done_steps, again)
             if again:
                 logger.info("%d recorded steps after step %d are trained again", len(again), done_steps)
             self._changes.notify()
@@ -120,7 +119,7 @@ class RolloutBuffer:
             ValueError: When the journal lacks steps that the checkpoint has.
         """
         async with self._one_at_a_time:
-            phase = self._phase
+            phase = self._now.phase
             if not isinstance(phase, RLPhase) or phase.iteration != iteration:
                 return None
             steps = self._books.steps_after(iteration, version, done_steps)
@@ -139,20 +138,30 @@ class RolloutBuffer:
         async with self._one_at_a_time:
             self._begin(PhaseBegun("sample", iteration, version, groups))
             self._version = version
-            self._phase = phase = await self._starts.sample(iteration, groups)
+            self._now.phase = phase = await self._starts.sample(iteration, groups)
             self._changes.notify()
         await self._books.sync()
         return phase.done
 
-    async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
-        """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all."""
+    async def begin_sft(
+        self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0, holdout_frac: float = 0.0
+    ) -> int:
+        """Start a supervised phase on a Parquet file, or take it up. Returns its number of steps in all.
+
+        The answers to about `holdout_frac` of the problems are not trained: `held_out_batch` has them.
+        """
         async with self._one_at_a_time:
             examples = await asyncio.to_thread(SupervisedDataset, Path(dataset))
-            steps = num_steps(len(examples), batch_size, epochs)
+            trained, held_out = await asyncio.to_thread(examples.split, holdout_frac, seed)
+            steps = num_steps(len(trained), batch_size, epochs)
             self._begin(PhaseBegun("sft", 0, self._version, steps, done_steps))
-            self._phase = SFTPhase(examples, batch_size, seed, steps, done_steps)
+            self._now.phase = SFTPhase(examples, trained, held_out, batch_size, seed, steps, done_steps)
         await self._books.sync()
         return steps
+
+    async def held_out_batch(self) -> TrainingBatch | None:
+        """What the supervised phase holds out, as one batch; None when it trains on everything."""
+        return self._now.supervised.held_out_batch()
 
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         """Start an evaluation of the first `limit` held-out prompts; answers it already has are not drawn again.
@@ -160,18 +169,18 @@ class RolloutBuffer:
         A phase that is under way goes on beside it.
         """
         async with self._one_at_a_time:
-            self._evaluation = None
+            self._now.evaluation = None
             self._desk.out.clear("eval")
             self._unfinished.clear("eval")
             self._books.record(PhaseBegun("eval", number, self._version))
-            self._evaluation = await self._starts.evaluation(number, samples, temperature, limit)
+            self._now.evaluation = await self._starts.evaluation(number, samples, temperature, limit)
             self._changes.notify()
 
     async def end_phase(self) -> None:
         """End the phase: leases are void, what waits for training or is unfinished goes (`phase_over`)."""
         for key in self._desk.out.held("train"):
             self._release(key, "phase_over")
-        phase, self._phase = self._phase, None
+        phase, self._now.phase = self._now.phase, None
         if isinstance(phase, RLPhase):
             for group in phase.ready:
                 self._drop(group.key, "phase_over")
@@ -188,13 +197,13 @@ class RolloutBuffer:
         """End the evaluation: its leases are void."""
         for key in self._desk.out.held("eval"):
             self._release(key, "phase_over")
-        self._evaluation = None
+        self._now.evaluation = None
         self._changes.notify()
         await self._books.sync()
 
     def _begin(self, event: PhaseBegun) -> None:
         """Void whatever was under way: a controller that begins a phase knows of nothing before it."""
-        self._phase = self._evaluation = None
+        self._now.phase = self._now.evaluation = None
         self._desk.out.clear()
         self._unfinished.clear()
         self._books.record(event)
@@ -213,24 +222,11 @@ class RolloutBuffer:
         def grant() -> list[Lease] | None:
             if version < self._version:
                 return []
-            return self._grant(worker, max_groups) or None
+            return self._now.grant(self._desk, worker, max_groups) or None
 
         leases = await self._changes.first(grant, wait_s, lambda: max(self._desk.out.next_expiry_s(), 0.01)) or []
         if leases:
             await self._books.sync()  # a restart must not give the same lease to somebody else
-        return leases
-
-    def _grant(self, worker: str, max_groups: int) -> list[Lease]:
-        """Held-out groups first, but at most half of what may be in flight: training goes on beside an evaluation."""
-        self._desk.take_back_expired()
-        leases: list[Lease] = []
-        if self._evaluation:
-            room = max_groups
-            if isinstance(self._phase, RLPhase | SamplePhase):
-                room = min(room, self._desk.max_in_flight // 2 - len(self._desk.out.held("eval")))
-            leases += self._desk.grant(self._evaluation, worker, room)
-        if isinstance(self._phase, RLPhase | SamplePhase):
-            leases += self._desk.grant(self._phase, worker, max_groups - len(leases))
         return leases
 
     async def report(self, worker: str, progress: Sequence[GroupProgress]) -> list[GroupKey]:
@@ -259,7 +255,7 @@ class RolloutBuffer:
 
         Waits up to `wait_s` for some. Until they are given back they are named again, and may still be finished.
         """
-        return await self._changes.first(lambda: self._unwanted(worker) or None, wait_s) or []
+        return await self._changes.first(lambda: self._now.unwanted(self._desk, worker) or None, wait_s) or []
 
     async def worker_lost(self, worker: str) -> None:
         """A worker is known to be dead: its groups are free at once."""
@@ -271,12 +267,6 @@ class RolloutBuffer:
         self._desk.take_back(key, reason)
         self._changes.notify()
 
-    def _phase_of(self, key: GroupKey) -> Generates:
-        phase = self._evaluation if key.purpose == "eval" else self._phase
-        assert phase is not None, "leases end with their phase"
-        assert not isinstance(phase, SFTPhase)
-        return phase
-
     # -- finished groups --------------------------------------------------------------------------------------
 
     async def finish(self, worker: str, attempt: int, group: RolloutGroup) -> bool:
@@ -285,7 +275,7 @@ class RolloutBuffer:
             self._books.refuse_group(worker, attempt, group)
             await self._books.sync()
             return False
-        phase = self._phase_of(group.key)
+        phase = self._now.of(group.key)
         iteration, step = group.key.epoch, 0
         if isinstance(phase, RLPhase | SamplePhase):
             iteration, step = phase.iteration, phase.new_step
@@ -306,8 +296,8 @@ class RolloutBuffer:
 
     async def new_version(self, version: int) -> None:
         """The engines have these weights now: admission moves on."""
-        if isinstance(self._phase, RLPhase):
-            self._phase.admission.new_version(version)
+        if isinstance(self._now.phase, RLPhase):
+            self._now.phase.admission.new_version(version)
         self._version = version
         self._changes.notify()
 
@@ -320,12 +310,12 @@ class RolloutBuffer:
             TimeoutError: After `timeout_s`, naming what was waited for.
             NothingToTrain: When nothing but dropped groups comes in.
         """
-        if isinstance(self._phase, SFTPhase):
-            return self._phase.next_batch()
+        if isinstance(self._now.phase, SFTPhase):
+            return self._now.phase.next_batch()
         return await self._changes.until(self._batch, timeout_s, "batch")
 
     def _batch(self) -> tuple[BatchInfo, TrainingBatch] | str:
-        phase = self._rl_phase()
+        phase = self._now.rl
         self._books.require_whole()
         for key in [] if phase.recorded else phase.drop_stale():
             self._drop(key, "stale")  # there is room for a replacement
@@ -340,21 +330,21 @@ class RolloutBuffer:
         Raises:
             ValueError: When it is not the next step: versions of a phase are consecutive, recorded steps come first.
         """
-        phase = self._rl_phase()
+        phase = self._now.rl
         if version > phase.version or not self._ledger.was_trained(keys, version):
             if version != phase.version + 1:
                 raise ValueError(f"a step makes the next version, {phase.version + 1} here, got {version}")
             recorded = phase.is_recorded(keys, version)
             phase.require_given(keys)
             if not recorded:
-                self._books.record(Trained(tuple(keys), version, ends))
+                self._books.record(Trained(tuple(keys), version, ends, dict(phase.seen)))
             phase.trained(keys, version, ends=bool(ends))
             self._changes.notify()
         await self._books.sync()
 
     async def tighten(self, max_staleness: float) -> None:
         """Lower the staleness bound for the rest of the RL phase, also after a resume. Durable when it returns."""
-        phase = self._rl_phase()
+        phase = self._now.rl
         if max_staleness < phase.max_staleness:
             self._books.record(Tightened(max_staleness))
             phase.tighten(max_staleness)
@@ -371,9 +361,7 @@ class RolloutBuffer:
         return await self._changes.until(self._samples, timeout_s, "samples")
 
     def _samples(self) -> dict[str, float] | str:
-        phase = self._phase
-        if not isinstance(phase, SamplePhase):
-            raise RuntimeError("no phase that samples is under way; call begin_sample first")
+        phase = self._now.sampling
         self._books.require_whole()
         metrics = phase.result()
         return f"{phase.describe()}; {self._desk.describe()}" if metrics is None else metrics
@@ -389,14 +377,14 @@ class RolloutBuffer:
         return await self._changes.until(self._counts, timeout_s, "evaluation")
 
     def _counts(self) -> list[EvalCounts] | str:
-        if self._evaluation is None:
+        if (evaluation := self._now.evaluation) is None:
             raise RuntimeError("there is no evaluation under way; call begin_eval first")
         self._books.require_whole()
-        counts = self._evaluation.result()
-        return f"{self._evaluation.describe()}; {self._desk.describe()}" if counts is None else counts
+        counts = evaluation.result()
+        return f"{evaluation.describe()}; {self._desk.describe()}" if counts is None else counts
 
     async def evaluated(self, number: int) -> list[EvalCounts]:
-        """Counts of an evaluation that was finished before, in the order of the prompts."""
+        """Who was right in an evaluation that was finished before, without lengths and votes."""
         return await self._starts.counts(number)
 
     async def select_experts(self, iteration: int, rule: ExpertRule, out: str) -> ExpertReport:
@@ -407,7 +395,7 @@ class RolloutBuffer:
 
     async def status(self) -> BufferStatus:
         """Where groups are right now."""
-        rl = self._phase if isinstance(self._phase, RLPhase) else None
+        rl = self._now.phase if isinstance(self._now.phase, RLPhase) else None
         return BufferStatus(
             running=len(self._desk.out),
             ready=len(rl.ready) if rl else 0,
@@ -428,18 +416,7 @@ class RolloutBuffer:
 
     # -- small things -----------------------------------------------------------------------------------------
 
-    def _rl_phase(self) -> RLPhase:
-        if not isinstance(self._phase, RLPhase):
-            raise RuntimeError("no RL phase is under way; call begin_rl first")
-        return self._phase
-
     def _drop(self, key: GroupKey, reason: str) -> None:
         self._books.record(Dropped(key, reason))
         self._dropped[reason] += 1
         self._changes.notify()
-
-    def _unwanted(self, worker: str) -> list[GroupKey]:
-        phase = self._phase
-        if not isinstance(phase, RLPhase) or not phase.admission.surplus:
-            return []
-        return [key for key in self._desk.out.of(worker) if key.purpose == "train" and key not in phase.late]

@@ -59,13 +59,13 @@ class Commits:
         """The next start of the run begins: it is the next incarnation, and what a crash left takes room."""
         if self.now.weights:
             self.now.save(self._storage)
-        await self._checkpoints.prune(self.now)
+        await self._checkpoints.prune(self.now, self.now)
 
     async def commit(self, manifest: Manifest) -> None:
         """This is what happened."""
         manifest.save(self._storage)
         self.last = manifest
-        await self._checkpoints.prune(manifest)
+        await self._checkpoints.prune(manifest, self.now)
 
     async def conclude(self, digest: str, row: EvalRow | None) -> None:
         """The phase under way is over; weights of this hash are what it produced."""
@@ -74,15 +74,26 @@ class Commits:
 
     def note_failed_evaluation(self, number: int) -> None:
         """Too many answers of an evaluation had no verdict: the next start draws all of them again."""
-        replace(self.last, failed_evals=(*self.last.failed_evals, number)).save(self._storage)
+        self.change(failed_evals=(*self.now.failed_evals, number))
+        self.last = replace(self.last, failed_evals=self.now.failed_evals)
+        self.last.save(self._storage)
 
     # -- weights that have a name -----------------------------------------------------------------------------
 
     async def keep(self, name: str) -> None:
-        """Save the learner's weights under a name, for phases to start from and for other tools to load."""
+        """Save the learner's weights under a name, for phases to start from and for other tools to load.
+
+        Raises:
+            NotWritten: The disk refused them.
+        """
+        await self.settle()  # one save at a time: else nobody would hear how the one under way ends
         await self._learner.save(self.weights_dir(name), optimizer=False)
         await self._checkpoints.written(name)
         await self._learner.export(str(self.exported(name)))
+
+    def has(self, name: str) -> bool:
+        """Whether weights of that name are whole on the disk."""
+        return self.exported(name).exists()
 
     def weights_dir(self, name: str) -> str:
         """Where the learner finds named weights."""

@@ -65,7 +65,9 @@ class Controller:
         self._loop = TrainingLoop(
             plan, self._commits, buffer, learner, self._sync, self._evaluations, self._stop, self._progress, clock
         )
-        self._progress.still_to_come = lambda: still_to_come(scheduler, self._commits.now, plan.groups_per_step)
+        self._progress.still_to_come = lambda: still_to_come(
+            scheduler, self._commits.now, plan.groups_per_step, plan.eval.after_rl
+        )
 
     # -- what others ask --------------------------------------------------------------------------------------
 
@@ -82,7 +84,7 @@ class Controller:
             if unfinished := self._commits.now.phase:
                 raise RuntimeError(
                     f"the {unfinished.kind} phase of iteration {unfinished.iteration + 1} is unfinished, but the "
-                    f"schedule ends before it; resume with schedule.iterations={unfinished.iteration + 1} or more"
+                    f"schedule ends before it; resume with as many schedule.iterations as it was begun with"
                 )
             self._progress.state("finished")
         except Interrupted as end:
@@ -143,16 +145,18 @@ class Controller:
             made = self._commits.exported(phase.produces)
             await asyncio.to_thread(copy_directory, made, Path(self._plan.base_cache))
         await self._publish(digest)
-        row = await self._evaluations.evaluate(phase.produces, self._skipped or phase.title)
+        follows = self._scheduler.next((*self._commits.now.done, self._commits.now.phase or phase))
+        row = None
+        if self._plan.eval.after_rl or phase.kind != "rl" or follows is None:
+            row = await self._evaluations.evaluate(phase.produces, self._skipped or phase.title)
         await self._commits.conclude(digest, row)
 
     async def _begin_phase(self, phase: Phase) -> None:
         """Fresh optimizer on the phase's initial weights: RL weights never leak into RFT."""
         self._skipped = ""
         dataset, steps = await self._dataset(phase)
-        if self._skipped and self._plan.schedule.if_too_few == "keep_rl":
-            explored = [p.produces for p in self._commits.now.done if p.iteration == phase.iteration]
-            phase = replace(phase, init_from=explored[-1])
+        if self._skipped:
+            phase = self._kept_instead(phase)
         digest = await self._start_from(phase, steps)
         if phase.average:
             sources = [(self._commits.weights_dir(name), share) for name, share in phase.average]
@@ -169,6 +173,17 @@ class Controller:
                 await self._buffer.begin_rl(phase.iteration, steps, version)
         elif phase.kind == "sample":
             await self._publish(digest)
+
+    def _kept_instead(self, phase: Phase) -> Phase:
+        """An RFT phase that has too few experts: what it starts from is what it ends with."""
+        schedule = self._plan.schedule
+        before = [p for p in self._commits.now.done if p.iteration == phase.iteration and p.kind != "warmup"]
+        if before:
+            kept = before[-1].produces if schedule.if_too_few == "keep_rl" else before[0].init_from
+            phase = replace(phase, init_from=kept)
+        needed = f"schedule.min_experts is {schedule.min_experts}"
+        logger.warning("%s, and %s; %s is kept", self._skipped, needed, phase.init_from)
+        return phase
 
     async def _start_from(self, phase: Phase, steps: int) -> str:
         """Load what the phase starts from, with a fresh optimizer; returns the hash of the weights.
@@ -198,7 +213,7 @@ class Controller:
         if not await self._goes_on(phase, state.version):
             await self._sync.bring(state.version)
             await self._buffer.begin_rl(phase.iteration, state.steps, state.version, done_steps=state.step)
-        await self._evaluations.go_on(phase)
+        await self._evaluations.after_step(phase)
 
     async def _goes_on(self, phase: Phase, version: int) -> bool:
         """Whether the buffer has the phase under way: then only the learner was lost, and the engines never stopped.
@@ -239,14 +254,13 @@ class Controller:
         logger.info("expert set of iteration %d: %s", phase.iteration, report)
         if report.kept < schedule.min_experts:
             self._skipped = f"iteration {phase.iteration + 1}, RFT skipped: {report.kept} expert answers"
-            needed = f"schedule.min_experts is {schedule.min_experts}"
-            logger.warning("%s, and %s; schedule.if_too_few=%s", self._skipped, needed, schedule.if_too_few)
             return dataset, 0
         return dataset, await self._begin_sft(phase, dataset)
 
     async def _begin_sft(self, phase: Phase, dataset: str, done_steps: int = 0) -> int:
-        sft, path = self._plan.sft(phase.kind), str(self._run_dir / dataset)
-        return await self._buffer.begin_sft(path, sft.batch_size, sft.epochs, self._plan.seed, done_steps)
+        sft, path, seed = self._plan.sft(phase.kind), str(self._run_dir / dataset), self._plan.seed
+        held_out = self._plan.rft.holdout_frac if phase.kind == "rft" else 0.0
+        return await self._buffer.begin_sft(path, sft.batch_size, sft.epochs, seed, done_steps, held_out)
 
     # -- weights ----------------------------------------------------------------------------------------------
 

@@ -45,6 +45,10 @@ class LearnerGroup:
         """Train on one batch; returns metrics that are global over the ranks."""
         return await self._all("step", batch, objective)
 
+    async def nll(self, batch: Batch) -> float:
+        """Mean negative log-likelihood of a batch's loss tokens; nothing is trained."""
+        return await self._all("nll", batch)
+
     async def layout(self) -> WeightLayout:
         """Where each tensor lies in a weight slot, and where the ranks serve their rows, if they do."""
         layouts: list[WeightLayout] = await self._each("layout")

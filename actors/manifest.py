@@ -8,13 +8,24 @@ from dataclasses import asdict, dataclass, field, replace
 
 from actors.records import EvalRow
 from rollout.storage import Storage
+from trainer.early_stop import Lowest
 from trainer.guard import Standing
 from trainer.phase_end import Signals
 from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
 _FORMAT = 5
-_OTHERWISE = ("done", "checkpoints", "guard", "signals", "restored", "evals", "evaluating", "failed_evals")  # in JSON
+_OTHERWISE = (
+    "done",
+    "checkpoints",
+    "guard",
+    "signals",
+    "lowest",
+    "restored",
+    "evals",
+    "evaluating",
+    "failed_evals",
+)  # in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,8 @@ class Manifest:
     """What the stability guard remembers of `phase` at `step`."""
     signals: Signals = field(default_factory=Signals)
     """What `trainer.phase_end` remembers of `phase` at `step`."""
+    lowest: Lowest = field(default_factory=Lowest)
+    """The best step of `phase` by held-out loss, where it holds something out."""
     restored: tuple[tuple[int, int], ...] = ()
     """(version, the version whose weights it has again) of each RL step that the stability guard rolled back."""
     weights: dict[str, str] = field(default_factory=dict)
@@ -63,6 +76,18 @@ class Manifest:
     def checkpoint(self) -> str:
         """The directory to go on from at `step`; empty before the first of a phase."""
         return self.checkpoints[-1] if self.checkpoints else ""
+
+    @property
+    def kept_steps(self) -> set[str]:
+        """Names of weights in the middle of a phase that are kept, or may have to be."""
+        due = {f"{self.phase.produces}-step-{step}" for _, step in self.evaluating} if self.phase else set()
+        return due | {row.weights for row in self.evals if row.step and row.kept}
+
+    @property
+    def step_directory(self) -> str:
+        """Where the learner's state at `step` is saved, relative to the run."""
+        assert self.phase is not None
+        return f"checkpoints/steps/{self.phase.kind}-{self.phase.iteration}-{self.step}"
 
     def save(self, run: Storage) -> None:
         """Write durably and atomically: a crash leaves the old manifest or the new one."""
@@ -89,6 +114,7 @@ class Manifest:
             checkpoints=tuple(fields["checkpoints"]),
             guard=Standing(**fields["guard"] | {"grad_norms": tuple(fields["guard"]["grad_norms"])}),
             signals=Signals.of(fields["signals"]),
+            lowest=Lowest(**fields["lowest"]),
             restored=tuple((version, again) for version, again in fields["restored"]),
             evaluating=tuple((version, step) for version, step in fields["evaluating"]),
             failed_evals=tuple(fields["failed_evals"]),
@@ -131,6 +157,7 @@ class Manifest:
             dataset="",
             guard=Standing(),
             signals=Signals(),
+            lowest=Lowest(),
             weights={**self.weights, self.phase.produces: weights_hash},
             evals=(*self.evals, row) if row else self.evals,
         )

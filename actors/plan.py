@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rollout.config import EvalConfig
-from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
+from trainer.config import GuardConfig, OptimConfig, RFTConfig, ScheduleConfig, SFTConfig
 from trainer.guard import Guard
 from trainer.phases import PhaseKind
 
@@ -14,7 +14,7 @@ class Plan:
 
     schedule: ScheduleConfig
     rl: OptimConfig
-    rft: SFTConfig
+    rft: RFTConfig
     warmup: SFTConfig
     eval: EvalConfig
     warmup_dataset: str

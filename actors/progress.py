@@ -49,8 +49,9 @@ class Progress:
         self.note(kind, metrics, **row, seconds=seconds)
 
     def note(self, kind: str, metrics: dict[str, float], **row: object) -> None:
-        """Something worth a line of metrics happened."""
-        self.update(metrics={**self.current.metrics, **metrics})
+        """Something worth a line of metrics happened. Numbers of an evaluation are no news of training."""
+        if kind != "eval":
+            self.update(metrics={**self.current.metrics, **metrics})
         line = {"time": time.time(), "phase": kind, **row, **metrics}
         with self._metrics_file.open("a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
@@ -97,15 +98,24 @@ class Progress:
         return sum(units * self._seconds[k] / self._units[k] for k, units in left.items() if self._units[k])
 
 
-def still_to_come(scheduler: PhaseScheduler, manifest: Manifest, groups_per_step: int) -> dict[str, float]:
-    """RL steps, sampled groups and evaluations left after the current phase; RFT's steps are not known beforehand."""
+def still_to_come(
+    scheduler: PhaseScheduler, manifest: Manifest, groups_per_step: int, after_rl: bool
+) -> dict[str, float]:
+    """RL steps, sampled groups and evaluations left after the current phase; RFT's steps are not known beforehand.
+
+    With `after_rl` an RL phase is evaluated too when another one follows.
+    """
     left, done = {"rl": 0.0, "sample": 0.0, "eval": 0.0}, [*manifest.done]
-    if manifest.phase:
-        done.append(manifest.phase)
-        left["eval"] += 1
-    while phase := scheduler.next(done):
-        done.append(phase)
-        left["eval"] += phase.kind != "sample"
+    phase = manifest.phase
+    if phase is None and (phase := scheduler.next(done)):
         left["rl"] += phase.steps if phase.kind == "rl" else 0
         left["sample"] += phase.steps * groups_per_step if phase.kind == "sample" else 0
+    while phase:
+        done.append(phase)
+        follows = scheduler.next(done)
+        evaluated = phase.kind != "sample" and (after_rl or phase.kind != "rl" or follows is None)
+        left["eval"] += evaluated
+        if phase := follows:
+            left["rl"] += phase.steps if phase.kind == "rl" else 0
+            left["sample"] += phase.steps * groups_per_step if phase.kind == "sample" else 0
     return left

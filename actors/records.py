@@ -1,5 +1,6 @@
 """What the actors tell each other and the people who watch: status, not tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +24,14 @@ class EvalRow:
     """Of the evaluation, as the journal knows it."""
     step: int = 0
     """RL step of the phase that it was begun after, in the middle of the phase; 0 at the end of one."""
+    kept: bool = True
+    """Whether `checkpoints/<weights>` is there: always at the end of a phase, in the middle only of the best."""
+
+
+def best(evals: Sequence[EvalRow], metric: str) -> EvalRow | None:
+    """The best of the evaluated weights that are kept, the earliest of equals; None where no row has the metric."""
+    scored = [row for row in evals if row.kept and metric in row.metrics]
+    return max(scored, key=lambda row: row.metrics[metric], default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,8 @@ class StepCheckpoints:
 
     async def begin(self, manifest: Manifest) -> None:
         """Copy the learner's whole state, which is that of `manifest`; it is written from then on."""
-        assert manifest.phase is not None
         assert not self._saving
-        directory = f"checkpoints/steps/{manifest.phase.kind}-{manifest.phase.iteration}-{manifest.step}"
+        directory = manifest.step_directory
         if directory == manifest.checkpoint:
             return  # committed already; rewriting it in place would leave a moment without it
         self._begun_at = self._clock()
@@ -96,9 +95,12 @@ class StepCheckpoints:
             "slow or stuck; mend that, or raise actors.learner_timeout_s"
         )
 
-    async def prune(self, manifest: Manifest) -> None:
-        """Remove what the manifest does not name: older steps, those of other phases, and drafts."""
-        named = {self._run_dir / directory for directory in manifest.checkpoints}
-        for found in (self._run_dir / "checkpoints" / "steps").glob("*"):
-            if found not in named:
-                await asyncio.to_thread(shutil.rmtree, found)  # a slow disk must not look like a hang
+    async def prune(self, committed: Manifest, now: Manifest) -> None:
+        """Remove what nobody needs: older steps, those of other phases, drafts, and policies that were not the best."""
+        home = self._run_dir / "checkpoints"
+        named = {self._run_dir / directory for directory in (*committed.checkpoints, committed.lowest.checkpoint)}
+        kept = {home / name for manifest in (committed, now) for name in manifest.kept_steps}
+        gone = [found for found in (home / "steps").glob("*") if found not in named]
+        gone += [found for found in home.glob("*-step-*") if found not in kept]
+        for found in gone:
+            await asyncio.to_thread(shutil.rmtree, found)  # a slow disk must not look like a hang

@@ -20,14 +20,16 @@ from actors.endings import Interrupted, Unstable
 from actors.evaluations import Evaluations
 from actors.plan import Plan
 from actors.progress import Progress
-from actors.protocols import Batch, Buffer, Learner
+from actors.protocols import Batch, Buffer, Learner, Objective
 from actors.stop_request import StopRequest
 from actors.weight_sync import WeightSync
 from rollout.records import BatchInfo
 from trainer.phase_end import PhaseEnd
-from trainer.phases import Phase
+from trainer.phases import Phase, PhaseKind
 
 logger = logging.getLogger(__name__)
+
+_OBJECTIVES: dict[PhaseKind, Objective] = {"rl": "rl", "rft": "rft", "warmup": "sft"}
 
 
 class TrainingLoop:
@@ -70,7 +72,7 @@ class TrainingLoop:
         try:
             while self._commits.now.step < self._commits.now.steps:
                 await self._step(phase)
-            await self._evaluations.ended()
+            await self._evaluations.finish(phase)
         except Interrupted:
             await self._sync.ended()
             await self._end()
@@ -85,12 +87,14 @@ class TrainingLoop:
         info, batch = await self._batch(step, commits.now.steps)
         waited = self._clock() - began
         self._progress.waiting(f"learner: step {step} of {commits.now.steps}")
-        metrics = await self._learner.step(batch, "rl" if phase.kind == "rl" else "sft")
+        metrics = await self._learner.step(batch, _OBJECTIVES[phase.kind])
         commits.change(step=step)
         if phase.kind == "rl":
             await self._record(info, self._ends(phase, info, metrics | info.metrics))
             self._evaluations.due(step)
         await self._guarded(phase, metrics)
+        if phase.kind == "rft":
+            metrics |= await self._check(phase, step)
         metrics |= info.metrics | {"wait_batch_s": waited}
         if phase.kind == "rl":
             metrics["wait_sync_s"] = await self._sync.begin(commits.now.version)
@@ -109,7 +113,7 @@ class TrainingLoop:
         self._progress.update(step=step, steps=commits.now.steps, version=commits.now.version)
         last = step == commits.now.steps
         if phase.kind == "rl":
-            await self._evaluations.after_step(phase, step)
+            await self._evaluations.after_step(phase)
         if self._stop.asked:
             raise Interrupted(self._stop.reason)
         await commits.after_step(last)
@@ -132,6 +136,26 @@ class TrainingLoop:
             where = {"iteration": phase.iteration, "step": state.step}
             self._progress.note("phase_end", {}, **where, reason=why)
         return why
+
+    async def _check(self, phase: Phase, step: int) -> dict[str, float]:
+        """Look at the held-out loss now and then; back to where it was lowest when it has not fallen for a while."""
+        rft, steps, before = self._plan.rft, self._commits.now.steps, self._commits.now.lowest
+        if (step % rft.check_every and step < steps) or (batch := await self._buffer.held_out_batch()) is None:
+            return {}
+        loss = await self._learner.nll(batch)
+        lowest = before.after(loss, step, self._commits.now.step_directory)
+        self._commits.change(lowest=lowest)
+        if lowest.step == step:
+            await self._commits.checkpoint()
+            await self._commits.settle()
+            if self._commits.failure:  # a full disk: the lowest before it stands
+                self._commits.change(lowest=before)
+        elif lowest.checkpoint and (lowest.checks_since >= rft.patience or step == steps):
+            why = f"held-out loss was lowest after step {lowest.step}: {lowest.loss:.4g}, and is {loss:.4g}"
+            self._progress.note("phase_end", {}, iteration=phase.iteration, step=step, reason=why)
+            await self.resume(phase, lowest.checkpoint)
+            self._commits.change(phase=replace(phase, ended=why), steps=step)
+        return {"heldout_nll": loss}
 
     async def _record(self, info: BatchInfo, ends: str) -> None:
         """These groups made the next version: durable before any engine sees it. It may be the last of the phase."""

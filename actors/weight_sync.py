@@ -40,6 +40,8 @@ class WeightSync:
         self._version = 0
         self.not_before = 0
         """Engines have this version, or are about to have it: older ones, made again, are not for them."""
+        self.attested = -1
+        """The newest version that every engine was attested to run on, as far as this process knows."""
         self.under_way: asyncio.Task[None] | None = None
         """The transfer; its failure is for whoever awaits `ended`."""
 
@@ -86,4 +88,5 @@ class WeightSync:
         slot, expected = staged
         metrics = await self._broadcaster.publish(slot, expected)
         await self._buffer.new_version(slot.version)
+        self.attested = slot.version
         self._progress.note("sync", metrics, version=slot.version)

@@ -53,7 +53,7 @@ def run(config: RunConfig, run_dir: Path, console: Console, resume: bool, dry_ru
         raise
     if status.evals:
         directory.results.write_text(results.markdown(status.evals) + "\n", encoding="utf-8")
-    results.report(status, directory, console)
+    results.report(status, directory, config.eval.ranked_by, console)
     if status.state not in _EXIT:
         console.print(f"\nThe run failed: {status.message}\nLogs: {directory.logs}", style="red", markup=False)
     return _EXIT.get(status.state, Exit.FAILED)

@@ -13,6 +13,13 @@ from cluster.trainable import trial, untrainable
 from trainer.config import ScratchConfig
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+_OLDER_NAMES = {
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+    "max_position_embeddings": "n_positions",
+}
+"""What GPT-2 and its contemporaries call the same numbers."""
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 
 
@@ -59,6 +66,7 @@ def read_model(path: Path, trained: bool = True) -> tuple[ModelFacts | None, lis
     if problems or config is None:
         return None, problems
     text = config.get("text_config", config)
+    text |= {name: text[older] for name, older in _OLDER_NAMES.items() if older in text}
     heads = text.get("num_attention_heads", 1)
     head_dim = text.get("head_dim") or text.get("hidden_size", 0) // heads
     kv_heads = text.get("num_key_value_heads") or heads

@@ -23,7 +23,7 @@ from trainer.advantages.catalogue import ADVANTAGE_NAMES
 from trainer.config import ScheduleConfig, TrainerConfig
 from trainer.losses.options import LOSS_NAMES
 from trainer.phases import Phase
-from trainer.schedules import SCHEDULER_NAMES, make_scheduler
+from trainer.schedules import SCHEDULER_NAMES, make_scheduler, walk
 from verifiers.plugin import UnknownName, by_path
 
 if TYPE_CHECKING:
@@ -215,6 +215,12 @@ def _plugins(config: RunConfig) -> Iterator[str]:
                 by_path(name, key, built_in)
         except UnknownName as error:
             yield f"{section}.{key}: {error}"
+    try:
+        walk(make_scheduler(config.schedule, warmup=False))
+    except UnknownName:
+        pass  # said already
+    except ValueError as error:
+        yield f"schedule.scheduler={config.schedule.scheduler}: {error}"
 
 
 def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
@@ -228,9 +234,7 @@ def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:
 
 def _schedule(schedule: ScheduleConfig) -> str:
     """The phases of the first iteration, and how many iterations there are."""
-    scheduler, done = make_scheduler(schedule, warmup=False), list[Phase]()
-    while phase := scheduler.next(done):
-        done.append(phase)
+    done = walk(make_scheduler(schedule, warmup=False))
     cycle = " → ".join(_words(phase) for phase in done if phase.iteration == 0)
     times = len({phase.iteration for phase in done})
     warmup = f"warm-up on {schedule.warmup_demos} demonstrations, then " if schedule.warmup_demos else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from actors.records import EvalRow, RunStatus
+from actors.records import EvalRow, RunStatus, best
 from cluster.invocation import rloop
 from cluster.rundir import RunDir
 from cluster.view import pass_keys
@@ -93,11 +93,13 @@ def _in_markdown(grid: Grid) -> str:
     return f"{grid.title}\n\n{lines}"
 
 
-def report(status: RunStatus, run: RunDir, console: Console) -> None:
-    """The end of a run: table, run directory, next commands."""
-    if status.evals:
-        for grid in grids(status.evals):
-            console.print(table(grid))
+def report(status: RunStatus, run: RunDir, best_by: str, console: Console) -> None:
+    """The end of a run: tables, the best policy by a metric, run directory, next commands."""
+    for grid in grids(status.evals) if status.evals else ():
+        console.print(table(grid))
+    if top := best(status.evals, best_by):
+        said = f"Best by {best_by}: {top.weights} ({estimate(top.metrics, best_by)}, {top.after})"
+        console.print(said, highlight=False, markup=False)
     if status.state == "interrupted":
         console.print(f"\nInterrupted ({status.message}){_where(status)}", highlight=False, markup=False)
     console.print(f"\nRun directory: {run.root}", highlight=False, soft_wrap=True, markup=False)
@@ -122,7 +124,7 @@ def next_commands(status: RunStatus, run: RunDir) -> list[tuple[str, str]]:
         ("train further iterations", f"{rloop()} resume {run.root} schedule.iterations={status.iterations + 2}"),
         ("see where every answer went", f"{rloop()} audit {run.root}"),
     ]
-    if model := run.final_model(status):
+    if status.evals and (model := run.model(status.evals[-1])):
         evaluate = (
             "evaluate the final weights again, with more answers",
             f"{rloop()} eval {model} {run.config} eval.samples=64",

@@ -27,7 +27,7 @@ def broken_rules(config: "RunConfig") -> list[str]:
         *_rounds(config),
         *_objective(config.trainer.rl, config.rollout),
         *_adapters(config.trainer),
-        *_evaluation(config.eval),
+        *_evaluation(config.eval, config.schedule.end.overfit_metric),
         *_schedule(config),
         *_model(config.model),
         *_task(config),
@@ -124,7 +124,7 @@ def _adapters(trainer: TrainerConfig) -> Iterator[str]:
         yield "trainer.lora.targets needs trainer.lora.rank above 0, got 0; set a rank, or targets=[]"
 
 
-def _evaluation(evaluation: EvalConfig) -> Iterator[str]:
+def _evaluation(evaluation: EvalConfig, overfit_metric: str | None) -> Iterator[str]:
     if not evaluation.ks:
         yield "eval.ks must not be empty; use [1] for plain accuracy"
     for k in evaluation.ks:
@@ -133,6 +133,17 @@ def _evaluation(evaluation: EvalConfig) -> Iterator[str]:
                 f"every k of eval.ks must be between 1 and eval.samples, got {k} and {evaluation.samples}; "
                 "pass@k is estimated from k or more answers: lower k or raise eval.samples"
             )
+
+    metrics = {f"{name}@{k}" for name in ("pass", "maj", "worst") for k in evaluation.ks}
+    metrics.add(f"avg@{evaluation.samples}")
+    for key, name in (("eval.best_by", evaluation.best_by), ("schedule.end.overfit_metric", overfit_metric)):
+        if name is not None and name.rpartition("/")[2] not in metrics:
+            yield (
+                f"{key} must be a metric of the evaluation (or SET/metric), got {name!r}; there are "
+                f"{', '.join(sorted(metrics))}"
+            )
+    if evaluation.keep_best and not evaluation.every_steps:
+        yield "eval.keep_best is for evaluations in the middle of a phase; set eval.every_steps, or keep_best=false"
 
 
 def _schedule(config: "RunConfig") -> Iterator[str]:

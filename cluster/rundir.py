@@ -109,13 +109,10 @@ class RunDir:
         """(path, what it is) of everything that exists in the directory."""
         return [(str(self.root / name), what) for name, what in CONTENTS.items() if (self.root / name).exists()]
 
-    def final_model(self, status: RunStatus) -> Path | None:
-        """The Hugging Face directory of the last evaluated weights, when it was exported."""
-        for row in reversed(status.evals):
-            if row.weights.startswith("theta"):
-                path = self.root / "checkpoints" / row.weights / "hf"
-                return path if path.exists() else None
-        return None
+    def model(self, row: EvalRow) -> Path | None:
+        """The Hugging Face directory of evaluated weights, when it was exported."""
+        path = self.root / "checkpoints" / row.weights / "hf"
+        return path if path.exists() else None
 
 
 def saved_config(run_dir: Path, overrides: list[str]) -> RunConfig:

@@ -103,7 +103,7 @@ def line(status: RunStatus) -> str:
 
 def _phase(status: RunStatus) -> str:
     name = _PHASES[status.phase]
-    if status.phase not in ("warmup", None):
+    if status.iterations and status.phase not in ("warmup", None):  # none in an evaluation by itself
         return f"iteration {status.iteration + 1}/{status.iterations} {name}"
     return name
 

@@ -17,7 +17,7 @@ from rollout.journal import Journal, read_payloads, read_pieces
 from rollout.ledger import Ledger
 from rollout.payloads import from_batch, pieces_from_batch, pieces_to_batch, to_batch
 from rollout.prompt_set import PromptSet
-from rollout.records import GroupKey, GroupProgress, Piece, RolloutGroup
+from rollout.records import EvalCounts, GroupKey, GroupProgress, Piece, RolloutGroup
 from rollout.storage import Storage
 from rollout.unfinished import Unfinished
 
@@ -161,23 +161,45 @@ class Bookkeeper:
 
         return await asyncio.to_thread(load)
 
-    async def drift(self, iteration: int) -> Drift:
-        """What the RL phase of an iteration remembers of its problems, from the groups that came in."""
+    async def seen(self, iteration: int) -> tuple[Drift, list[float]]:
+        """What the RL phase of an iteration knows of its problems, and the rewards since its last recorded step."""
         await self.sync()
         entries = self.ledger.entries.items()
         of_phase = [e.payload for key, e in entries if key.purpose == "train" and e.iteration == iteration]
         refs = [ref for ref in of_phase if ref is not None]
+        steps = len(self.ledger.steps.get(iteration, []))
 
-        def fold() -> Drift:
-            drift = Drift()
-            for _, group in read_payloads(self._storage, refs, ("prompt_id", "step", "verdict_status", "token_ids")):
-                statuses = group["verdict_status"].to_pylist()
+        def fold() -> tuple[Drift, list[float]]:
+            drift, rewards = Drift(), list[float]()
+            columns = ("prompt_id", "step", "verdict_status", "reward", "token_ids")
+            for _, group in read_payloads(self._storage, refs, columns):
+                step, statuses = group["step"][0].as_py(), group["verdict_status"].to_pylist()
                 scored = [i for i, status in enumerate(statuses) if status in ("correct", "wrong")]
                 answers = (group["token_ids"][i].values.to_numpy() for i in scored)
-                drift.see(group["prompt_id"][0].as_py(), group["step"][0].as_py(), "correct" in statuses, answers)
-            return drift
+                drift.see(group["prompt_id"][0].as_py(), step, "correct" in statuses, answers)
+                if step == steps:
+                    rewards += group["reward"].drop_null().to_pylist()
+            return drift, rewards
 
         return await asyncio.to_thread(fold)
+
+    async def evaluated(self, keys: Collection[GroupKey]) -> list[EvalCounts]:
+        """Attempts and correct answers of the held-out groups among these that are finished."""
+        await self.sync()
+        entries = self.ledger.entries
+        found = (entries[key].payload for key in keys if self.ledger.state(key) == "evaluated")
+        refs = [ref for ref in found if ref is not None]
+
+        def count() -> list[EvalCounts]:
+            counts = []
+            for _, group in read_payloads(self._storage, refs, ("prompt_id", "verdict_status")):
+                statuses = group["verdict_status"].to_pylist()
+                failed = sum(status not in ("correct", "wrong") for status in statuses)
+                prompt_id, correct = group["prompt_id"][0].as_py(), statuses.count("correct")
+                counts.append(EvalCounts(prompt_id, "", len(statuses), correct, failed, truncated=0, tokens=0))
+            return counts
+
+        return await asyncio.to_thread(count)
 
     async def restore(self, keys: Collection[GroupKey]) -> None:
         """Take the pieces of these groups back into memory."""

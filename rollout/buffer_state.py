@@ -6,20 +6,23 @@ Plain bookkeeping in one thread: no journal, no leases, no waiting. The buffer (
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import numpy as np
 
 from rollout.admission import Admission
 from rollout.batches import is_stale, oldest_trained_version, supervised_batch, supervised_info, training_batch
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
-from rollout.datasets import SupervisedDataset
+from rollout.datasets import RowArray, SupervisedDataset, batch_rows
 from rollout.drift import Drift
 from rollout.events import Fate
 from rollout.failures import FailureWatch
 from rollout.ledger import PromptOrder
 from rollout.records import BatchInfo, EvalCounts, GroupKey, IntArray, Prompt, RolloutGroup, TrainingBatch
 
+_MOST_HELD_OUT = 512  # examples that a supervised phase looks at without training them
 _BARREN_EPOCHS = 10  # so many passes without one trainable group, and an RL phase gives up
 
 
@@ -37,6 +40,8 @@ class RecordedStep:
     """In the order in which they were trained."""
     ends: str = ""
     """Why the phase ends with it; empty when it goes on."""
+    seen: dict[str, float] = field(default_factory=dict)
+    """What had been seen of the phase when it was trained first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class RLPhase:
         ready: Iterable[RolloutGroup] = (),
         recorded: Iterable[RecordedStep] = (),
         drift: Drift | None = None,
+        rewards: Iterable[float] = (),
     ) -> None:
         self.iteration = iteration
         self.step = step
@@ -103,13 +109,15 @@ class RLPhase:
         """η, as it stands."""
         self.ready = [ReadyGroup.of(group) for group in ready]
         self.recorded = deque(recorded)
+        self.seen: dict[str, float] = {}
+        """Of the phase, when `batch` was given last: goes on record with the step."""
         self._given: tuple[GroupKey, ...] | None = None
         self._order = order
         self._curator = curator
         self._config = config
         self._oldest: dict[GroupKey, int] = {}  # running group → the engines' version of its oldest token
         self._barren: Counter[str] = Counter()  # groups dropped since the last accepted one, by reason
-        self._rewards: list[float] = []  # of everything scored since the last step, trained or not
+        self._rewards = list(rewards)  # of everything scored since the last step, trained or not
         self._drift = drift or Drift()
         self._watch = FailureWatch(config.groups_per_step, config.max_failed_frac)
 
@@ -202,7 +210,8 @@ class RLPhase:
             step = self.recorded[0]
             info, batch = training_batch(step.groups, self.version)
             self._given = info.groups
-            return replace(info, recorded=len(self.recorded), ends=step.ends), batch
+            metrics = info.metrics | step.seen
+            return replace(info, recorded=len(self.recorded), ends=step.ends, metrics=metrics), batch
         self._watch.refuse()
         if len(self.ready) < self.groups_per_step or (self._config.wait_for_late and self.late):
             self._refuse_barren()
@@ -210,10 +219,10 @@ class RLPhase:
         self.ready.sort(key=self._age)
         info, batch = training_batch([ready.group for ready in self.ready[: self.groups_per_step]], self.version)
         self._given = info.groups
-        metrics = info.metrics | self._drift.metrics()
+        self.seen = self._drift.metrics()
         if self._rewards:
-            metrics["reward_generated"] = sum(self._rewards) / len(self._rewards)
-        return replace(info, metrics=metrics), batch
+            self.seen["reward_generated"] = sum(self._rewards) / len(self._rewards)
+        return replace(info, metrics=info.metrics | self.seen), batch
 
     def describe(self, max_in_flight: int) -> str:
         """How far the next batch is, for messages."""
@@ -334,8 +343,20 @@ class EvalPhase:
 class SFTPhase:
     """Supervised batches, one after the other."""
 
-    def __init__(self, dataset: SupervisedDataset, batch_size: int, seed: int, steps: int, step: int) -> None:
+    def __init__(
+        self,
+        dataset: SupervisedDataset,
+        trained: RowArray,
+        held_out: RowArray,
+        batch_size: int,
+        seed: int,
+        steps: int,
+        step: int,
+    ) -> None:
+        """Of the dataset, the rows `trained` are trained and the rows `held_out` are not."""
         self._dataset = dataset
+        self._trained = trained
+        self._held_out = held_out
         self._batch_size = batch_size
         self._seed = seed
         self._steps = steps
@@ -345,9 +366,15 @@ class SFTPhase:
         """The batch of the next step."""
         if self._step >= self._steps:
             raise RuntimeError(f"the supervised phase has {self._steps} steps and all of them were given out")
-        batch = supervised_batch(self._dataset.batch(self._step, self._batch_size, self._seed))
+        places = batch_rows(len(self._trained), self._batch_size, self._seed, self._step)
+        batch = supervised_batch([self._dataset[int(row)] for row in self._trained[places]])
         self._step += 1
         return supervised_info(batch), batch
+
+    def held_out_batch(self) -> TrainingBatch | None:
+        """At most some hundred examples that are not trained, always the same; None when there are none."""
+        rows = self._held_out[:_MOST_HELD_OUT]
+        return supervised_batch([self._dataset[int(row)] for row in rows]) if len(rows) else None
 
 
 def seen(group: RolloutGroup) -> tuple[bool, list[IntArray]]:
@@ -381,4 +408,5 @@ def count_answers(group: RolloutGroup) -> EvalCounts:
         tokens=sum(len(r.response) for r in rollouts),
         votes=tuple(count for count, _ in polled),
         right=tuple(count for _, count in polled),
+        nats=-float(sum(r.response.logprobs.sum(dtype=np.float64) for r in rollouts)),
     )

@@ -136,7 +136,19 @@ class EvalConfig(BaseModel):
     ks: tuple[int, ...] = Field((1, 8, 32), description="k of pass@k, maj@k and worst@k; each at most `samples`.")
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature of evaluation.")
     limit: int | None = Field(None, ge=1, description="Use only N held-out problems, shared out over the sets.")
+    after_rl: bool = Field(True, description="Also where an RL phase ended, when another phase follows.")
     every_steps: int | None = Field(None, ge=1, description="RL steps between evaluations in a phase; null: none.")
     overlap: bool = Field(
         True, description="Training goes on during those, whose answers then come from several versions."
     )
+    best_by: str | None = Field(
+        None, description="Metric of the best policy: `pass@8`, of one set `harder/pass@8`; null: accuracy, avg@n."
+    )
+    keep_best: bool = Field(
+        False, description="Keep the weights of the best evaluation in the middle of a phase (each one is saved first)."
+    )
+
+    @property
+    def ranked_by(self) -> str:
+        """The metric that tells the best policy."""
+        return self.best_by or f"avg@{self.samples}"

@@ -7,6 +7,7 @@ order of training is a function of (rows, seed, step), so a phase can be taken u
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ import pyarrow.parquet as pq
 
 from rollout.records import IntArray
 from rollout.storage import whole_file
+
+RowArray = npt.NDArray[np.int64]
+"""Row numbers of a dataset."""
 
 _IDS = pa.list_(pa.int32())
 _ROW_GROUP_BYTES = 32 << 20  # what a writer has in memory at a time
@@ -96,9 +100,23 @@ class SupervisedDataset:
             self._responses[row].values.to_numpy().astype(np.int32),
         )
 
-    def batch(self, step: int, batch_size: int, seed: int) -> list[SupervisedExample]:
-        """The examples of step `step`, counted from 0."""
-        return [self[int(row)] for row in batch_rows(len(self), batch_size, seed, step)]
+    def split(self, fraction: float, seed: int) -> tuple[RowArray, RowArray]:
+        """Rows to train and rows to hold out, in an order of chance: all answers to a prompt are on one side.
+
+        Each prompt is held out with probability `fraction`. Where that leaves nothing to train, nothing is held out.
+        """
+        everything = np.arange(len(self), dtype=np.int64)
+        if not fraction:
+            return everything, everything[:0]
+        key = str(seed).encode()
+        draws = np.empty(len(self), np.uint64)
+        for row, prompt in enumerate(self._prompts):
+            ids = prompt.values.to_numpy().astype(np.int32)
+            draws[row] = int.from_bytes(blake2b(ids.tobytes(), digest_size=8, key=key).digest(), "big")
+        held = draws < np.uint64(int(fraction * 2**64))
+        if held.all():
+            return everything, everything[:0]
+        return everything[~held], np.random.default_rng(seed).permutation(everything[held])
 
 
 def num_steps(rows: int, batch_size: int, epochs: float) -> int:
@@ -109,7 +127,7 @@ def num_steps(rows: int, batch_size: int, epochs: float) -> int:
     return max(1, math.ceil(round(rows * epochs / min(batch_size, rows), 9)))
 
 
-def batch_rows(rows: int, batch_size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
+def batch_rows(rows: int, batch_size: int, seed: int, step: int) -> RowArray:
     """[min(batch_size, rows)] rows of step `step`: the step-th stretch of seeded shuffles laid end to end."""
     size = min(batch_size, rows)
     first, last = divmod(step * size, rows), divmod((step + 1) * size - 1, rows)

@@ -9,6 +9,7 @@ The latter is 0 where a policy repeats itself and 1 where no four tokens of it r
 groups of the phase in the order in which they came in.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from rollout.records import IntArray
 
 _N = 4  # tokens of an n-gram
 _ANSWERS = 4  # of a visit that are compared
-_SKETCH = 256  # smallest hashes that are kept of an answer: Jaccard is exact up to so many n-grams, then estimated
+_SKETCH = 64  # smallest hashes that are kept of an answer: Jaccard is exact up to so many n-grams, then estimated
 
 
 @dataclass(slots=True)
@@ -42,21 +43,23 @@ class Drift:
         self._problems: dict[str, _Problem] = {}
 
     def see(self, prompt_id: str, step: int, solved: bool, answers: Iterable[IntArray]) -> None:
-        """A group came in.
+        """A group came in. One in which no answer has a verdict says nothing.
 
         Args:
             prompt_id: Its problem.
             step: Which step of the phase it counts to.
             solved: Whether one of its answers is correct.
-            answers: [L] token ids of each; the first few are looked at.
+            answers: [L] token ids of each that has a verdict; the first few are looked at.
         """
-        sketches = [_sketch(tokens) for tokens, _ in zip(answers, range(_ANSWERS), strict=False)]
+        sketches = [_sketch(tokens) for tokens in itertools.islice(answers, _ANSWERS)]
+        if not sketches:
+            return
         known = self._problems.get(prompt_id)
         if known is None:
             self._problems[prompt_id] = _Problem(step, solved, sketches)
             return
         known.once_solved |= known.solved
-        if step != known.step and sketches and known.answers:
+        if step != known.step:
             known.distance = 1 - float(np.mean([_alike(a, b) for a in sketches for b in known.answers]))
         known.step, known.solved, known.answers = step, solved, sketches
 
@@ -74,7 +77,7 @@ class Drift:
 
 
 def _sketch(tokens: IntArray) -> Grams:
-    return ngrams(tokens, _N)[:_SKETCH]
+    return ngrams(tokens, _N)[:_SKETCH].copy()  # a view would keep all of them
 
 
 def _alike(a: Grams, b: Grams) -> float:

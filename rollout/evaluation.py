@@ -58,7 +58,8 @@ def summarize(counts: Sequence[EvalCounts], ks: Sequence[int]) -> dict[str, floa
 
     `avg@n` for the n answers of a problem, `pass@k` for every k, `maj@k` and `worst@k` for every k above 1 (at 1 all
     are alike), each with the ends of its interval (`pass@8_low`, `pass@8_high`: 95 %, percentile bootstrap over
-    problems with a fixed seed). Of all attempts: `truncated_frac`, `failed_frac` and `response_len_mean` in tokens.
+    problems with a fixed seed). Of all attempts: `truncated_frac`, `failed_frac` and `response_len_mean` in tokens;
+    `entropy`, the mean of -log p over their tokens in nats; `distinct_frac`, distinct final answers per scored answer.
     `problems` counts them.
 
     Attempts without a verdict (`failed`) say nothing and are left out of n. A problem with fewer than k scored
@@ -128,6 +129,10 @@ def _metrics(counts: Sequence[EvalCounts], values: Mapping[str, Floats], ks: Seq
         metrics["truncated_frac"] = sum(problem.truncated for problem in counts) / attempts
         metrics["failed_frac"] = sum(problem.failed for problem in counts) / attempts
         metrics["response_len_mean"] = sum(problem.tokens for problem in counts) / attempts
+    if tokens := sum(problem.tokens for problem in counts):
+        metrics["entropy"] = sum(problem.nats for problem in counts) / tokens
+    if scored := sum(problem.scored for problem in counts):
+        metrics["distinct_frac"] = sum(len(problem.votes) for problem in counts) / scored
     return metrics
 
 

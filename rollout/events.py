@@ -13,7 +13,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from rollout.records import GroupKey
@@ -169,6 +169,8 @@ class Trained:
     version: int
     ends: str = ""
     """Why the phase ends with this step, before the steps that it was to have; empty when it goes on."""
+    seen: dict[str, float] = field(default_factory=dict)
+    """What the buffer had seen of the phase by then: `forgetting`, `reward_generated`…"""
 
 
 @dataclass(frozen=True, slots=True)

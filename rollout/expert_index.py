@@ -5,6 +5,7 @@ per correct answer that may be kept. Of the texts it has hashes.
 """
 
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -14,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rollout.events import Finished, PayloadRef, PhaseBegun, replay
+from rollout.events import Finished, PayloadRef, PhaseBegun, Trained, replay
 from rollout.journal import read_payloads
 from rollout.payloads import SCHEMA
+from rollout.records import GroupKey
 from rollout.storage import Storage
 
 _PLACE = np.dtype([("segment", "i4"), ("batch", "i4")])
@@ -74,13 +76,30 @@ def phase_groups(journal: Storage) -> dict[int, np.ndarray]:
     return {iteration: _in_order(_columns(_PLACE, *places)) for iteration, places in sorted(found.items())}
 
 
-def index_phase(journal: Storage, iteration: int, seed: int) -> ExpertIndex:
-    """Look at every answer of an iteration's exploration once.
+def last_trained(journal: Storage, iteration: int, steps: int) -> np.ndarray | None:
+    """[G] places of the groups that the last so many steps of an RL phase trained; None when nothing was trained."""
+    last: deque[tuple[GroupKey, ...]] = deque(maxlen=steps)
+    now = -1
+    for event in replay(journal):
+        if isinstance(event, PhaseBegun) and event.kind in ("rl", "sample"):
+            now = event.iteration
+        elif isinstance(event, Trained) and now == iteration:
+            last.append(event.keys)
+    if not last:
+        return None
+    wanted = {key for keys in last for key in keys}
+    found = [e.payload for e in replay(journal) if isinstance(e, Finished) and e.key in wanted]
+    return _in_order(_columns(_PLACE, [ref.segment for ref in found], [ref.batch for ref in found]))
+
+
+def index_phase(journal: Storage, iteration: int, seed: int, places: np.ndarray | None = None) -> ExpertIndex:
+    """Look at every answer of an iteration's exploration once, or of its groups at `places` alone.
 
     Raises:
         JournalDamaged: When something that was durable cannot be read.
     """
-    places = phase_groups(journal).get(iteration, np.empty(0, _PLACE))
+    if places is None:
+        places = phase_groups(journal).get(iteration, np.empty(0, _PLACE))
     groups, answers, done = [np.empty(0, GROUP)], [np.empty(0, ANSWER)], 0
     for sizes, rows in stretches(journal, places, _COLUMNS):
         here = places[done : done + len(sizes)]

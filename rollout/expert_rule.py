@@ -33,7 +33,8 @@ class ExpertRule:
     seed: int
     """Of the draw within a stretch."""
     last_steps: int = 0
-    """Look at nothing but answers of the last so many steps that the phase has in the journal; 0 for all of it."""
+    """Look at nothing but the groups that the last so many steps of the phase trained (of a phase that trains nothing,
+    those that came in last, as many as such steps take); 0 for all of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

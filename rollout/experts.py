@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rollout.datasets import write_batches
 from rollout.expert_diversity import diversity, sample
-from rollout.expert_index import ExpertIndex, index_phase, stretches
+from rollout.expert_index import ExpertIndex, index_phase, last_trained, stretches
 from rollout.expert_report import ExpertReport
 from rollout.expert_rule import Choice, ExpertRule, choose
 from rollout.storage import Storage
@@ -46,8 +46,9 @@ def select_experts(journal: Storage, iteration: int, rule: ExpertRule, out: Path
     Raises:
         JournalDamaged: When something that was durable cannot be read.
     """
-    index = index_phase(journal, iteration, rule.seed)
-    choice = choose(index, rule)
+    trained = last_trained(journal, iteration, rule.last_steps) if rule.last_steps else None
+    index = index_phase(journal, iteration, rule.seed, trained)
+    choice = choose(index, rule if trained is None else replace(rule, last_steps=0))
     compared = sample(index, choice, rule.seed)
     chosen = np.arange(len(choice.kept)) if out else compared
     found: list[np.ndarray] = []

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rollout.admission import Admission
 from rollout.bookkeeper import Bookkeeper
-from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase, count_answers
+from rollout.buffer_state import EvalPhase, RecordedStep, RLPhase
 from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
 from rollout.events import Trained
@@ -65,7 +65,7 @@ class PhaseStarts:
             config,
             [groups[key] for key in kept],
             _with_groups(again, groups),
-            await self._books.drift(iteration),
+            *await self._books.seen(iteration),
         )
         phase.tighten(self._books.ledger.bounds.get(iteration, config.max_staleness))
         return phase
@@ -116,10 +116,9 @@ class PhaseStarts:
         return EvalPhase(number, samples, temperature, prompts, done.values(), failed)
 
     async def counts(self, number: int) -> list[EvalCounts]:
-        """What an evaluation that was finished before has counted, in the order of the prompts."""
-        keys = [GroupKey("eval", number, prompt_id) for prompt_id in self._prompts.held_out]
-        evaluated = [key for key in keys if self._books.ledger.state(key) == "evaluated"]
-        return [count_answers(group) for group in (await self._books.groups(evaluated, self._prompts, None)).values()]
+        """Who was right in an evaluation that was finished before, without lengths and votes."""
+        held_out = {GroupKey("eval", number, prompt_id) for prompt_id in self._prompts.held_out}
+        return await self._books.evaluated(held_out)
 
     async def _groups(self, steps: Sequence[Trained], more: Sequence[GroupKey] = ()) -> dict[GroupKey, RolloutGroup]:
         trained = [key for step in steps for key in step.keys]
@@ -127,4 +126,4 @@ class PhaseStarts:
 
 
 def _with_groups(steps: Sequence[Trained], groups: Mapping[GroupKey, RolloutGroup]) -> list[RecordedStep]:
-    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys), step.ends) for step in steps]
+    return [RecordedStep(step.version, tuple(groups[key] for key in step.keys), step.ends, step.seen) for step in steps]

@@ -293,6 +293,8 @@ class EvalCounts:
     right: tuple[int, ...] = ()
     """How many of these were judged correct, in the same order: all of them or none, unless the verifier judges more
     than the final answer."""
+    nats: float = 0.0
+    """Sum of -log p over the sampled tokens, under the distribution that they were sampled from."""
 
     @property
     def scored(self) -> int:

@@ -138,6 +138,19 @@ class SFTConfig(BaseModel):
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimizer of this phase.")
 
 
+class RFTConfig(SFTConfig):
+    """RFT phases: supervised, on the expert set."""
+
+    kl_weight: float = Field(
+        0.0, ge=0, description="Coefficient of the squared distance (k2) to the policy that RFT starts from."
+    )
+    holdout_frac: float = Field(
+        0.0, ge=0, lt=1, description="Share of the expert set's problems held out, to stop early; 0 trains on all."
+    )
+    check_every: int = Field(10, ge=1, description="Steps between looks at the held-out loss.")
+    patience: int = Field(3, ge=1, description="Looks without a lower loss that end the phase, at its lowest.")
+
+
 class LoraConfig(BaseModel):
     """Low-rank adapters: the model is frozen, and only they are trained."""
 
@@ -201,7 +214,7 @@ class TrainerConfig(BaseModel):
     )
     guard: GuardConfig = Field(default_factory=GuardConfig, description="What is done about an unstable run.")
     rl: RLConfig = Field(default_factory=RLConfig, description="RL phases.")
-    rft: SFTConfig = Field(default_factory=SFTConfig, description="RFT phases.")
+    rft: RFTConfig = Field(default_factory=RFTConfig, description="RFT phases.")
     warmup: SFTConfig = Field(default_factory=SFTConfig, description="Supervised warm-up of a model made from scratch.")
 
 
@@ -219,6 +232,9 @@ class PhaseEndConfig(BaseModel):
     entropy: float | None = Field(None, gt=0, description="End below this mean entropy of a token, in nats.")
     overfit_gap: float | None = Field(
         None, ge=0, description="End when reward rose and held-out pass@k fell by more than this together."
+    )
+    overfit_metric: str | None = Field(
+        None, description="Held-out metric of that gap, e.g. `harder/pass@8`; null: pass@k of all sets, the largest k."
     )
     patience: int = Field(3, ge=1, description="So many steps in a row beyond a bound end the phase.")
     min_steps: int = Field(10, ge=1, description="No phase ends before this step.")

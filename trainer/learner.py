@@ -39,7 +39,7 @@ from trainer.stored_names import Parts, parts_of
 from trainer.stored_tensors import StoredTensors
 from trainer.updates import Trainer
 
-ObjectiveName = Literal["rl", "sft"]
+ObjectiveName = Literal["rl", "sft", "rft"]
 
 
 class LearnerRank:
@@ -68,6 +68,7 @@ class LearnerRank:
         self._objectives: dict[ObjectiveName, Objective] = {
             "rl": rl_objective(config.rl, max_new_tokens),
             "sft": sft_objective(),
+            "rft": sft_objective(config.rft.kl_weight),
         }
         self._seed = seed
         self._publish_dtype = publish_dtype
@@ -150,7 +151,7 @@ class LearnerRank:
 
     def resume(self, directory: str, began_from: str | None, optim: OptimConfig, total_steps: int) -> None:
         """Continue a phase, which `began_from` these weights, from a checkpoint saved with its optimizer."""
-        with_reference = "reference" in self._objectives["rl"].needs
+        with_reference = any("reference" in objective.needs for objective in self._objectives.values())
         self._start_from(began_from if with_reference else None)
         if with_reference:
             self._reference = Reference(self.policy.shards())
@@ -164,28 +165,36 @@ class LearnerRank:
         self.policy.reset_critic()
 
     def step(self, batch: TrainingBatch, objective: ObjectiveName) -> dict[str, float]:
-        """Train on one batch (`rl.minibatches` updates, or one for `sft`); returns metrics over all ranks.
+        """Train on one batch (`rl.minibatches` updates, or one of demonstrations); returns metrics over all ranks.
 
         An update whose loss or gradient is not finite is left out on every rank: see the metric `skipped`.
         """
         began = time.perf_counter()
         # Demonstrations were not sampled at any temperature: their likelihood is the model's own.
         temperature = self._temperature if objective == "rl" else 1.0
-        assert self._work is not None
         if "reference" in self._objectives[objective].needs and self._reference is None:
             self._reference = Reference(self.policy.shards())  # the first step of a phase: its weights are untouched
-        trainer = Trainer(
-            self.policy,
-            temperature,
-            self._config.micro_batch_tokens,
-            self._config.max_grad_norm,
-            self._work.linear_cost,
-            self._reference,
-        )
+        trainer = self._trainer(temperature)
         parts = split_by_groups(batch, self._config.rl.minibatches) if objective == "rl" else [batch]
         metrics = trainer.train(parts, self._objectives[objective], self.optimizer)
         seconds = time.perf_counter() - began
         return metrics | {"train_s": seconds} | self._efficiency(batch, seconds)
+
+    def nll(self, batch: TrainingBatch) -> float:
+        """Mean negative log-likelihood of the batch's loss tokens at temperature 1, in nats; nothing is trained."""
+        return self._trainer(temperature=1.0).nll(batch)
+
+    def _trainer(self, temperature: float) -> Trainer:
+        assert self._work is not None
+        config = self._config
+        return Trainer(
+            self.policy,
+            temperature,
+            config.micro_batch_tokens,
+            config.max_grad_norm,
+            self._work.linear_cost,
+            self._reference,
+        )
 
     def _efficiency(self, batch: TrainingBatch, seconds: float) -> dict[str, float]:
         """Speed and memory of a step of this rank's."""

@@ -128,9 +128,14 @@ def rl_objective(config: RLConfig, max_tokens: int) -> Objective:
     )
 
 
-def sft_objective() -> Objective:
-    """The objective of supervised phases: negative log-likelihood of the answers."""
-    return Objective((WeightedTerm("nll", NLLLoss(), tokens="all"),))
+def sft_objective(kl_weight: float = 0.0) -> Objective:
+    """The objective of supervised phases: negative log-likelihood of the answers, and of RFT the distance to its start.
+
+    That is k2 on the tokens of the answers: it holds their likelihoods near the reference's, in both directions.
+    """
+    nll = WeightedTerm("nll", NLLLoss(), tokens="all")
+    kl = (WeightedTerm("kl", KLLoss("k2"), kl_weight, tokens="all"),) if kl_weight else ()
+    return Objective((nll, *kl))
 
 
 def _policy_loss(config: RLConfig) -> LossTerm:

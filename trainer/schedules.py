@@ -113,6 +113,32 @@ def make_scheduler(config: ScheduleConfig, warmup: bool) -> PhaseScheduler:
     return factory(config, warmup)
 
 
+def walk(scheduler: PhaseScheduler) -> list[Phase]:
+    """All phases of a schedule.
+
+    Raises:
+        ValueError: When it has no end, or phases that a run cannot tell apart; the message says which.
+    """
+    done: list[Phase] = []
+    explored: set[int] = set()
+    made: set[str] = set()
+    while phase := scheduler.next(done):
+        done.append(phase)
+        if len(done) > _MOST_PHASES:
+            raise ValueError(f"it has more than {_MOST_PHASES} phases; return None when the run is complete")
+        if phase.kind in ("rl", "sample"):
+            if phase.iteration in explored:
+                raise ValueError(f"iteration {phase.iteration} has two phases that explore; give each its own number")
+            explored.add(phase.iteration)
+        if phase.kind != "sample" and phase.produces in made:
+            raise ValueError(f"two phases produce {phase.produces!r}; weights need names of their own")
+        if "-step-" in phase.produces or "/" in phase.produces:
+            raise ValueError(f"weights may not be called {phase.produces!r}: names with '-step-' or '/' are taken")
+        made.add(phase.produces)
+    return done
+
+
+_MOST_PHASES = 10_000
 _WARMUP = Phase("warmup", 0, init_from="scratch", produces="theta-0")
 
 

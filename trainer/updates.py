@@ -69,6 +69,15 @@ class Trainer:
         optimizer.finish_batch()
         return metrics | {"skipped": 1 - len(done) / len(parts)} | self.seconds
 
+    def nll(self, batch: TrainingBatch) -> float:
+        """Mean negative log-likelihood of the loss tokens, over all ranks, without an update."""
+        policy, sums = self.policy, Sums()
+        sums.add("nll", torch.zeros((), device=policy.device))
+        for share in micro_batches(batch, policy.rank, policy.world_size, self.max_tokens, self.linear_cost):
+            micro = share.to(policy.device)
+            sums.add("nll", -(policy.evaluate(micro, self.temperature).logprobs * micro.mask).sum())
+        return sums.over_ranks()["nll"] / batch.num_loss_tokens
+
     def _prepare(self, batch: TrainingBatch, objective: Objective, recompute: bool) -> Prepared:
         if not batch.num_loss_tokens:
             raise ValueError(f"a batch must have loss tokens, got none in {batch.num_sequences} sequences")

@@ -14,7 +14,10 @@ from fakes import FakeEngine
 
 from actors import rollout_worker as worker_module
 from actors.buffer import RolloutBuffer
+from actors.commits import Commits
 from actors.controller import Controller
+from actors.evaluations import Evaluations
+from actors.training import TrainingLoop
 from actors.weight_sync import WeightSync
 from rollout import event_log as event_log_module
 from rollout import phase_starts
@@ -27,6 +30,7 @@ from rollout.journal import Journal
 from rollout.lease_desk import LeaseDesk
 from rollout.leases import Leases
 from rollout.ledger import Ledger, PromptOrder
+from rollout.phase_starts import PhaseStarts
 from rollout.segments import SegmentWriter
 
 Twin = Callable[[Any], Any]
@@ -152,12 +156,12 @@ def _any_version(original: Any) -> Any:
 
 
 def _interrupted_are_gone(original: Any) -> Any:
-    def take_back(self: LeaseDesk, phase: RLPhase, key: Any, reason: str) -> None:
+    def take_back(self: LeaseDesk, key: Any, reason: str) -> None:
         if reason != "interrupted":
-            return original(self, phase, key, reason)
+            return original(self, key, reason)
         self._books.record(Released(key, reason))
         self.out.end(key)
-        return phase.admission.reject()
+        return self._phase_of(key).admission.reject()
 
     return take_back
 
@@ -206,10 +210,10 @@ def _nothing_is_stale(original: Any) -> Any:
 
 
 def _visible_first(original: Any) -> Any:
-    async def record(self: Controller, groups: Any) -> None:
-        await self._sync.begin(self._manifest.version + 1)
+    async def record(self: TrainingLoop, info: Any, ends: str) -> None:
+        await self._sync.begin(self._commits.now.version + 1)
         await self._sync.ended()
-        await original(self, groups)
+        await original(self, info, ends)
         begin = self._sync.begin
 
         async def already(version: int) -> float:
@@ -228,7 +232,7 @@ def _bound_stays(original: Any) -> Any:
 
 
 def _nobody_goes_back(original: Any) -> Any:
-    async def roll_back(self: Controller, phase: Any) -> None:
+    async def roll_back(self: TrainingLoop, phase: Any) -> None:
         resume, begin_phase = self._learner.resume, self._learner.begin_phase
         self._learner.resume = self._learner.begin_phase = lambda *args: self._learner.weights_hash()
         await original(self, phase)
@@ -238,11 +242,11 @@ def _nobody_goes_back(original: Any) -> Any:
 
 
 def _every_time_counts(original: Any) -> Any:
-    async def trained(self: RolloutBuffer, keys: Any, version: int) -> None:
-        if isinstance(self._phase, RLPhase) and self._ledger.was_trained(keys, version):
-            self._phase.trained(keys, version)
+    async def trained(self: RolloutBuffer, keys: Any, version: int, ends: str = "") -> None:
+        if isinstance(self._now.phase, RLPhase) and self._ledger.was_trained(keys, version):
+            self._now.phase.trained(keys, version)
         else:
-            await original(self, keys, version)
+            await original(self, keys, version, ends)
 
     return trained
 
@@ -258,28 +262,68 @@ def _label_first(original: Any) -> Any:
 
 def _always_the_next_number(original: Any) -> Any:
     async def publish(self: Controller, digest: str) -> None:
-        self._manifest = replace(self._manifest, digest="")
+        self._commits.change(digest="")
         await original(self, digest)
 
     return publish
 
 
 def _commit_first(original: Any) -> Any:
-    async def checkpoint(self: Controller) -> None:
+    async def checkpoint(self: Commits) -> None:
         await original(self)
-        if (saving := self._checkpoints._saving) and saving.checkpoint not in self._manifest.checkpoints:
-            await self._commit(saving)
+        if (saving := self._checkpoints._saving) and saving.checkpoint not in self.now.checkpoints:
+            await self.commit(saving)
 
     return checkpoint
 
 
 def _commit_the_step_at_hand(original: Any) -> Any:
-    async def settle(self: Controller, wait: bool = True) -> None:
+    async def settle(self: Commits, wait: bool = True) -> None:
         if saved := await self._checkpoints.durable(wait):
-            self._manifest = replace(self._manifest, checkpoints=saved.checkpoints)
-            await self._commit(self._manifest)
+            self.change(checkpoints=saved.checkpoints)
+            await self.commit(self.now)
 
     return settle
+
+
+# -- changes of phase, and evaluations beside them ----------------------------------------------------------------
+
+
+def _from_where_it_is(original: Any) -> Any:
+    async def start_from(self: Controller, phase: Any, steps: int) -> str:
+        if phase.kind != "rft":
+            return await original(self, phase, steps)  # type: ignore[no-any-return]
+        return await self._learner.begin_phase(self._commits.weights_dir(f"rl-{phase.iteration}"), None, steps)
+
+    return start_from
+
+
+def _goes_on_after_the_end(original: Any) -> Any:
+    async def record(self: TrainingLoop, info: Any, ends: str) -> None:
+        await original(self, info, "" if info.recorded else ends)
+
+    return record
+
+
+def _only_what_this_start_noted(original: Any) -> Any:
+    def due(self: Evaluations, step: int) -> None:
+        self._commits.change(evaluating=())
+        original(self, step)
+
+    return due
+
+
+def _of_the_next_version(original: Any) -> Any:
+    return lambda self, version: original(self, version) + (version > 1)
+
+
+def _counts_from_nothing(original: Any) -> Any:
+    async def sample(self: Any, iteration: int, groups: int) -> Any:
+        phase = await original(self, iteration, groups)
+        phase.done = 0
+        return phase
+
+    return sample
 
 
 # -- after a restart ----------------------------------------------------------------------------------------------
@@ -362,23 +406,32 @@ BUGS: dict[str, Bug] = {
     "no_redo": Bug("weights go back to the checkpoint, the ledger does not", Bookkeeper, "steps_after", _nothing_again),
     "redo_reordered": Bug("recorded steps are trained again in another order", RLPhase, "batch", _again_backwards),
     "no_recheck": Bug("the bound is not checked at consumption", RLPhase, "drop_stale", _nothing_is_stale),
-    "visible_first": Bug("a version is visible before its step is on record", Controller, "_record", _visible_first),
+    "visible_first": Bug("a version is visible before its step is on record", TrainingLoop, "_record", _visible_first),
     "loose_bound": Bug("a tightened bound changes nothing", RLPhase, "tighten", _bound_stays),
-    "no_rollback": Bug("the learner keeps its weights at a rollback", Controller, "_roll_back", _nobody_goes_back),
+    "no_rollback": Bug("the learner keeps its weights at a rollback", TrainingLoop, "_roll_back", _nobody_goes_back),
     "trained_twice": Bug("*trained* said twice counts twice", RolloutBuffer, "trained", _every_time_counts),
     "label_first": Bug(
         "an engine labels tokens with a version that it does not have yet", FakeEngine, "load_weights", _label_first
     ),
     "renumbered": Bug("every start gives weights a new number", Controller, "_publish", _always_the_next_number),
-    "commit_first": Bug(
-        "the manifest names a checkpoint that is not saved yet", Controller, "_checkpoint", _commit_first
-    ),
+    "commit_first": Bug("the manifest names a checkpoint that is not saved yet", Commits, "checkpoint", _commit_first),
     "commit_at_hand": Bug(
         "the manifest says the step at hand of a checkpoint of an earlier one",
-        Controller,
-        "_settle",
+        Commits,
+        "settle",
         _commit_the_step_at_hand,
     ),
+    "rft_from_rl": Bug("RFT starts from where RL ended", Controller, "_start_from", _from_where_it_is),
+    "end_unrecorded": Bug(
+        "why a phase ends is not recorded with its last step", TrainingLoop, "_record", _goes_on_after_the_end
+    ),
+    "eval_forgotten": Bug(
+        "an evaluation that is due is forgotten when the next one is", Evaluations, "due", _only_what_this_start_noted
+    ),
+    "eval_of_another": Bug(
+        "an evaluation has the number of another version", Evaluations, "_number", _of_the_next_version
+    ),
+    "sampled_twice": Bug("a phase that samples begins again at a restart", PhaseStarts, "sample", _counts_from_nothing),
     "order_restarts": Bug("a resume begins the epoch again", PromptOrder, "rewind", _from_the_start),
     "freed_skipped": Bug("a resume skips prompts that are free again", PromptOrder, "rewind", _freed_are_skipped),
     "ready_forgotten": Bug("a resume forgets groups that wait to be trained", Ledger, "buffered", _nothing_waits),

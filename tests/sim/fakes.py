@@ -139,11 +139,14 @@ class FakeLearner:
         await asyncio.sleep(0.05 + 0.5 * self._random.random())
         digest = arithmetic.digest_of(batch)
         bad = self._unstable and digest % 3 == 0
-        if bad and objective == "sft":
+        if bad and objective == "rft":
             return {"skipped": 1.0}
         self._weights = arithmetic.trained(self._weights, digest)
         self._steps.append(digest)
         return {"loss": 0.0, "mismatch_kl": 9.0 if bad else 0.0, "entropy": arithmetic.entropy(digest)}
+
+    async def nll(self, batch: TrainingBatch) -> float:
+        return (self._weights ^ arithmetic.digest_of(batch)) % 97 / 97
 
     async def layout(self) -> WeightLayout:
         return _LAYOUT

@@ -88,6 +88,8 @@ class Scenario:
     eval_every: int | None
     """RL steps between evaluations in a phase."""
     eval_overlap: bool
+    holdout_frac: float
+    """Share of an expert set's problems that RFT holds out, to stop early."""
 
     @classmethod
     def draw(cls, seed: int) -> "Scenario":
@@ -129,6 +131,7 @@ class Scenario:
             ends_early=r.random() < 0.2,
             eval_every=r.choice((None, None, 1, 2)),
             eval_overlap=r.random() < 0.6,
+            holdout_frac=r.choice((0.0, 0.5)),
         )
         if r.random() < 0.2:
             scenario = replace(scenario, scheduler=r.choice(("rft-only", "merge", "rl-then-rft-from-end", "vanilla")))

@@ -4,7 +4,7 @@ from scenario import Scenario
 
 from actors.plan import Plan
 from rollout.config import EvalConfig, RolloutConfig
-from trainer.config import GuardConfig, OptimConfig, SFTConfig
+from trainer.config import GuardConfig, OptimConfig, RFTConfig, SFTConfig
 
 GROUPS_PER_STEP = GROUP_SIZE = 2
 MAX_NEW_TOKENS = 20
@@ -34,10 +34,11 @@ def rollout_config(scenario: Scenario) -> RolloutConfig:
 def plan(scenario: Scenario) -> Plan:
     """Phases and checkpoints."""
     optim, sft = OptimConfig(), SFTConfig(batch_size=2)
+    rft = RFTConfig(batch_size=2, epochs=3, holdout_frac=scenario.holdout_frac, check_every=1, patience=1)
     return Plan(
         schedule=scenario.schedule,
         rl=optim,
-        rft=sft,
+        rft=rft,
         warmup=sft,
         eval=EvalConfig(samples=2, ks=(1,), every_steps=scenario.eval_every, overlap=scenario.eval_overlap),
         warmup_dataset="",

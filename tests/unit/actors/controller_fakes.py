@@ -11,13 +11,14 @@ from actors.controller import Controller
 from actors.manifest import Manifest
 from actors.plan import Plan
 from actors.records import BufferStatus
+from actors.waiting import PeerLost
 from rollout.config import EvalConfig
 from rollout.expert_report import ExpertReport
 from rollout.expert_rule import ExpertRule
 from rollout.records import BatchInfo, EvalCounts, GroupKey
 from rollout.storage import LocalDisk
 from rollout.weights import WeightLayout, WeightSlot
-from trainer.config import GuardConfig, OptimConfig, ScheduleConfig, SFTConfig
+from trainer.config import GuardConfig, OptimConfig, RFTConfig, ScheduleConfig, SFTConfig
 from trainer.directories import NotWritten
 from trainer.schedules import make_scheduler
 
@@ -35,6 +36,8 @@ class FakeLearner:
         self.disk_takes = 0
         self.full_disk = False
         self.metrics: Callable[[str], dict[str, float]] = lambda weights: {}
+        self.losses: dict[str, float] = {}
+        """Held-out loss, by the weights."""
         self._writing: tuple[Path, str] | None = None
         self._steps_left = 0
 
@@ -59,6 +62,10 @@ class FakeLearner:
         self.weights += "+" if objective == "rl" else "s"
         self._steps_left -= 1
         return metrics
+
+    async def nll(self, batch: object) -> float:
+        assert batch == "held out"
+        return self.losses[self.weights]
 
     async def layout(self) -> WeightLayout:
         return WeightLayout.of([("w", "float32", (1,))])
@@ -89,7 +96,8 @@ class FakeLearner:
         (directory / "weights").write_text(weights)
         return True
 
-    async def export(self, directory: str) -> None: ...
+    async def export(self, directory: str) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
 
 
 class FakeBroadcaster:
@@ -116,6 +124,8 @@ class FakeBuffer:
         self.began: list[tuple[str, int]] = []
         self.hang = False
         self.batches = 0
+        self.sft_steps = 2
+        self.holds_out = False
         self.goes_on: int | None = None
         """So many steps are to be trained again in a phase that never stopped; None: there is none."""
 
@@ -125,9 +135,15 @@ class FakeBuffer:
     async def begin_rl(self, iteration: int, steps: int, version: int, done_steps: int = 0) -> None:
         self.began.append(("rl", done_steps))
 
-    async def begin_sft(self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0) -> int:
+    async def begin_sft(
+        self, dataset: str, batch_size: int, epochs: float, seed: int, done_steps: int = 0, holdout_frac: float = 0.0
+    ) -> int:
         self.began.append((Path(dataset).name, done_steps))
-        return 2
+        self.holds_out = holdout_frac > 0
+        return self.sft_steps
+
+    async def held_out_batch(self) -> object | None:
+        return "held out" if self.holds_out else None
 
     async def begin_eval(self, number: int, samples: int, temperature: float, limit: int | None) -> None:
         self.log.append("eval")
@@ -181,6 +197,9 @@ def make(
     schedule: dict[str, Any] | None = None,
     every_steps: int | None = None,
     eval_overlap: bool = True,
+    keep_best: bool = False,
+    after_rl: bool = True,
+    rft: RFTConfig | None = None,
     experts: int = 100,
     overlap: bool = True,
     rl_steps: int = 3,
@@ -195,9 +214,11 @@ def make(
     plan = Plan(
         schedule=phases,
         rl=OptimConfig(),
-        rft=SFTConfig(),
+        rft=rft or RFTConfig(),
         warmup=SFTConfig(),
-        eval=EvalConfig(samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap),
+        eval=EvalConfig(
+            samples=4, ks=(1, 4), every_steps=every_steps, overlap=eval_overlap, keep_best=keep_best, after_rl=after_rl
+        ),
         warmup_dataset="warmup.parquet" if warmup else "",
         base_cache="",
         seed=0,
@@ -231,3 +252,26 @@ class Commits(LocalDisk):
         whole = self._run_dir.glob("checkpoints/steps/*/weights")
         held = {str(file.parent.relative_to(self._run_dir)): file.read_text() for file in whole}
         self.seen.append((Manifest.load(LocalDisk(self._run_dir)), held))
+
+
+class Mortal:
+    """Passes calls on, until the one that its run dies of."""
+
+    def __init__(self, calls: list[str], dies_at: int) -> None:
+        self._calls = calls
+        self._dies_at = dies_at
+
+    def __call__(self, actor: Any) -> Any:
+        calls, dies_at = self._calls, self._dies_at
+
+        class Peer:
+            def __getattr__(self, method: str) -> Any:
+                async def call(*args: Any, **kwargs: Any) -> Any:
+                    calls.append(f"{method} {args[1]}" if method == "trained" else method)
+                    if len(calls) >= dies_at:
+                        raise PeerLost(f"everything died before {method}")
+                    return await getattr(actor, method)(*args, **kwargs)
+
+                return call
+
+        return Peer()

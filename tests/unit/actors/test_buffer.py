@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from actors.buffer import RolloutBuffer
@@ -457,7 +458,8 @@ def test_trained_is_durable_before_it_returns(tmp_path: Path):
             await buffer.finish("w", lease.attempt, answer(lease))
         info, _ = await buffer.next_batch(1)
         await buffer.trained(info.groups, 1)
-        assert list(replay(LocalDisk(tmp_path / "journal")))[-1] == Trained(info.groups, 1)
+        seen = {"reward_generated": 0.5}
+        assert list(replay(LocalDisk(tmp_path / "journal")))[-1] == Trained(info.groups, 1, seen=seen)
 
     run(test)
 
@@ -496,8 +498,10 @@ def test_an_evaluation_counts_every_held_out_prompt(tmp_path: Path):
         waiting = asyncio.create_task(buffer.eval_result(5))
         await buffer.finish("w", 0, answer(leases[0], [0.0, 0.0, 0.0, 0.0]))
         assert await waiting == [
-            EvalCounts("e0", "0 numbers", 4, 0, 0, 0, tokens=8, votes=(1, 1, 1, 1), right=(0, 0, 0, 0)),
-            EvalCounts("e1", "1 numbers", 4, 2, failed=1, truncated=0, tokens=8, votes=(1, 1, 1), right=(1, 1, 0)),
+            EvalCounts("e0", "0 numbers", 4, 0, 0, 0, tokens=8, votes=(1, 1, 1, 1), right=(0, 0, 0, 0), nats=3.0),
+            EvalCounts(
+                "e1", "1 numbers", 4, 2, failed=1, truncated=0, tokens=8, votes=(1, 1, 1), right=(1, 1, 0), nats=3.0
+            ),
         ]
 
     run(test)
@@ -619,8 +623,52 @@ def test_what_a_phase_forgets_and_how_it_narrows_is_in_its_batches_also_after_a_
         buffer = make(tmp_path, drop_zero_variance=False)
         await begun(buffer, 5, 5)
         after, _ = await buffer.next_batch(1)
-        names = ("forgetting", "inter_step_diversity")
+        names = ("forgetting", "inter_step_diversity", "reward_generated")
         assert [after.metrics[name] for name in names] == [before.metrics[name] for name in names]
+        await buffer.trained(after.groups, 6)
+        crash(buffer)
+        buffer = make(tmp_path, drop_zero_variance=False)
+        await begun(buffer, 5, 5)
+        again, _ = await buffer.next_batch(1)  # a step on record brings what was seen when it was trained first
+        assert again.recorded == 1
+        assert [again.metrics[name] for name in names] == [before.metrics[name] for name in names]
+
+    run(test)
+
+
+def test_a_visit_without_any_verdict_is_not_forgetting(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, drop_zero_variance=False)
+        await buffer.begin_rl(0, steps=20, version=0)
+        for version in range(5):
+            await step(buffer, version)
+        for lease in await buffer.lease("w", NEWEST, 2, 0):
+            await buffer.finish("w", lease.attempt, answer(lease, [None, None], version=5))
+        for lease in await buffer.lease("w", NEWEST, 2, 0):
+            await buffer.finish("w", lease.attempt, answer(lease, [1.0, 0.0], version=5))
+        info, _ = await buffer.next_batch(1)
+        assert info.metrics["forgetting"] == 0.0
+
+    run(test)
+
+
+def test_the_experts_of_the_last_step_are_those_that_it_trained(tmp_path: Path):
+    async def test() -> None:
+        buffer = make(tmp_path, max_staleness=1)
+        await buffer.begin_rl(0, steps=2, version=0)
+        for lease in await buffer.lease("w", NEWEST, 4, 0):  # both steps' groups come in before the first is trained
+            await buffer.finish("w", lease.attempt, answer(lease))
+        infos = []
+        for version in (1, 2):
+            info, _ = await buffer.next_batch(1)
+            await buffer.trained(info.groups, version)
+            infos.append(info)
+        await buffer.end_phase()
+        rule = ExpertRule(1.0, 16, seed=5, last_steps=1)
+        report = await buffer.select_experts(0, rule, str(tmp_path / "0.parquet"))
+        assert report.kept == 2
+        kept = set(pq.read_table(tmp_path / "0.parquet")["prompt_id"].to_pylist())
+        assert kept == {key.prompt_id for key in infos[1].groups}
 
     run(test)
 

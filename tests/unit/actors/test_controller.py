@@ -10,10 +10,11 @@ from controller_fakes import Commits, make
 
 from actors.endings import EvaluationFailed, NotTheStartingPolicy
 from actors.manifest import Manifest
+from actors.records import best
 from actors.waiting import DeadlineExceeded, PeerLost
 from rollout.records import EvalCounts
 from rollout.storage import LocalDisk
-from trainer.config import PhaseEndConfig
+from trainer.config import PhaseEndConfig, RFTConfig
 from trainer.directories import NotWritten
 
 
@@ -81,6 +82,14 @@ def test_with_too_few_experts_the_end_of_rl_is_kept_if_the_run_says_so(tmp_path)
     assert manifest.done[-1].init_from == "rl-0"
 
 
+@pytest.mark.parametrize(("if_too_few", "kept"), [("keep_start", "base"), ("keep_rl", "base+++")])
+def test_what_is_kept_does_not_depend_on_what_rft_would_have_started_from(tmp_path, if_too_few, kept):
+    schedule = {"if_too_few": if_too_few}
+    controller, _, _, _ = make(tmp_path, iterations=1, experts=1, scheduler="rl-then-rft-from-end", schedule=schedule)
+    asyncio.run(controller.run())
+    assert Manifest.load(LocalDisk(tmp_path)).weights["theta-1"] == kept
+
+
 @pytest.mark.parametrize(
     ("scheduler", "weights"),
     [
@@ -118,6 +127,17 @@ def test_a_schedule_makes_its_weights_of_those_that_it_names(tmp_path, scheduler
     assert set(weights.values()) <= evaluated  # every one of them was in the engines
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "evaluated"),
+    [("rloop", ["theta-0", "theta-1", "theta-2"]), ("vanilla", ["theta-0", "rl-0"])],
+)
+def test_the_end_of_rl_is_not_evaluated_if_the_run_says_so_and_another_phase_follows(tmp_path, scheduler, evaluated):
+    controller, _, _, _ = make(tmp_path, scheduler=scheduler, after_rl=False)
+    status = asyncio.run(controller.run())
+    assert [row.weights for row in status.evals] == evaluated
+    assert "rl-0" in Manifest.load(LocalDisk(tmp_path)).weights
+
+
 def test_a_phase_that_samples_asks_for_as_many_groups_as_the_steps_of_rl_take(tmp_path):
     controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=7, scheduler="rft-only")
     asyncio.run(controller.run())
@@ -151,6 +171,35 @@ def test_without_overlap_a_step_waits_for_the_evaluation_before_it(tmp_path):
     asyncio.run(controller.run())
     at = learner.log.index("eval", learner.log.index("trained 3"))
     assert learner.log.index("admit 3") < at < learner.log.index("trained 4")
+
+
+def test_of_the_weights_in_the_middle_of_a_phase_the_best_are_kept_if_they_are_better_than_all_named_ones(tmp_path):
+    """Correct answers of four: 2 of the base, then 1, 4, 3 in the middle of RL, 2 at its end, 3 after RFT."""
+    controller, _, _, buffer = make(tmp_path, iterations=1, rl_steps=4, every_steps=1, keep_best=True)
+    scores = iter((2, 1, 4, 3, 2, 3))
+    asked: dict[int, int] = {}
+
+    async def counted(timeout_s: float) -> list[EvalCounts]:
+        correct = asked.setdefault(buffer.log.count("eval"), -1)
+        if correct < 0:
+            correct = asked[buffer.log.count("eval")] = next(scores)
+        return [EvalCounts("e0", "t", attempts=4, correct=correct, failed=0, truncated=0, tokens=40)]
+
+    buffer.eval_result = counted
+    status = asyncio.run(controller.run())
+    assert [row.weights for row in status.evals if row.kept] == ["theta-0", "rl-0-step-2", "rl-0", "theta-1"]
+    assert best(status.evals, "pass@1").weights == "rl-0-step-2"
+    kept = {path.name for path in (tmp_path / "checkpoints").glob("*-step-*")}
+    assert kept == {"rl-0-step-2"}
+    assert (tmp_path / "checkpoints" / "rl-0-step-2" / "weights" / "weights").read_text() == "base++"
+
+
+def test_saving_what_may_be_the_best_waits_for_the_checkpoint_under_way(tmp_path):
+    controller, learner, _, _ = make(
+        tmp_path, iterations=1, rl_steps=6, every_steps=2, keep_best=True, checkpoint_every_s=0.0
+    )
+    learner.disk_takes = 5  # the fake refuses a second save while one is under way
+    assert asyncio.run(controller.run()).state == "finished"
 
 
 def test_an_evaluation_that_a_checkpoint_found_under_way_is_taken_up_by_the_next_start(tmp_path):
@@ -207,6 +256,50 @@ def test_a_phase_that_a_record_ends_is_not_judged_again(tmp_path):
     asyncio.run(controller.run())
     manifest = Manifest.load(LocalDisk(tmp_path))
     assert (manifest.done[0].steps, manifest.done[0].ended, manifest.weights["rl-0"]) == (4, "it forgets", "base++++")
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept", "steps"),
+    [
+        ((1.0, 0.5, 0.7), "basessss", 6),  # the end is past the minimum
+        ((1.0, 1.2, 0.1), "basess", 4),  # patience is over before the loss falls again
+        ((1.0, 0.5, 0.2), "basessssss", 6),
+    ],
+)
+def test_fine_tuning_ends_where_its_held_out_loss_was_lowest(tmp_path, losses, kept, steps):
+    rft = RFTConfig(holdout_frac=0.1, check_every=2, patience=1)
+    controller, learner, _, buffer = make(tmp_path, iterations=1, rft=rft)
+    buffer.sft_steps = 6
+    learner.losses = {"base" + "s" * made: loss for made, loss in zip((2, 4, 6), losses, strict=True)}
+    asyncio.run(controller.run())
+    manifest = Manifest.load(LocalDisk(tmp_path))
+    assert manifest.weights["theta-1"] == kept
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    looks = [line["heldout_nll"] for line in lines if "heldout_nll" in line]
+    assert looks == list(losses[: steps // 2])
+    assert bool(manifest.done[-1].ended) == (kept != "base" + "s" * 6)
+    assert f"stage 5 {kept}" in learner.log  # what the engines got is what was kept
+
+
+def test_the_best_step_of_fine_tuning_outlives_later_checkpoints_and_a_death(tmp_path):
+    rft = RFTConfig(holdout_frac=0.1, check_every=1, patience=3)
+
+    def after(made: int) -> float:
+        return {1: 1.0, 2: 0.5}.get(made, 0.9)
+
+    def started(dies: bool):
+        controller, learner, _, buffer = make(tmp_path, iterations=1, rft=rft, checkpoint_every_s=0.0)
+        buffer.sft_steps = 9
+        learner.losses = {"base" + "s" * made: after(made) for made in range(1, 10)}
+        if dies:
+            learner.losses["base" + "s" * 5] = None  # what fails where the loss of step 5 is asked for
+        return controller
+
+    with pytest.raises(TypeError):
+        asyncio.run(started(dies=True).run())
+    assert Manifest.load(LocalDisk(tmp_path)).lowest.checkpoint == "checkpoints/steps/rft-0-2"
+    asyncio.run(started(dies=False).run())
+    assert Manifest.load(LocalDisk(tmp_path)).weights["theta-1"] == "basess"
 
 
 def test_a_stop_request_checkpoints_and_a_resumed_run_ends_with_the_same_weights(tmp_path):
@@ -312,7 +405,7 @@ def test_a_schedule_that_ends_before_the_phase_under_way_is_an_error_and_not_a_f
 
     asyncio.run(interrupted_in_the_second_iteration())
     shortened, _, _, _ = make(tmp_path, iterations=1)
-    with pytest.raises(RuntimeError, match=r"resume with schedule\.iterations=2 or more"):
+    with pytest.raises(RuntimeError, match=r"resume with as many schedule\.iterations as it was begun with"):
         asyncio.run(shortened.run())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controller_fakes import Commits, FakeLearner, make
+from controller_fakes import Commits, FakeLearner, Mortal, make
 
 from actors.endings import Unstable
 from actors.manifest import Manifest
@@ -142,29 +142,6 @@ def test_a_resumed_run_goes_on_where_the_rollback_left_it(tmp_path):
     controller, learner, _, _ = unstable(tmp_path, guard=wider)
     assert asyncio.run(controller.run()).state == "finished"
     assert Manifest.load(LocalDisk(tmp_path)).weights["rl-0"] == "base+++" + "+" * 4  # steps 9 to 12
-
-
-class Mortal:
-    """Passes calls on, until the one that its run dies of."""
-
-    def __init__(self, calls: list[str], dies_at: int) -> None:
-        self._calls = calls
-        self._dies_at = dies_at
-
-    def __call__(self, actor: Any) -> Any:
-        calls, dies_at = self._calls, self._dies_at
-
-        class Peer:
-            def __getattr__(self, method: str) -> Any:
-                async def call(*args: Any, **kwargs: Any) -> Any:
-                    calls.append(f"{method} {args[1]}" if method == "trained" else method)
-                    if len(calls) >= dies_at:
-                        raise PeerLost(f"everything died before {method}")
-                    return await getattr(actor, method)(*args, **kwargs)
-
-                return call
-
-        return Peer()
 
 
 def test_a_death_at_any_point_of_a_rollback_changes_nothing_that_anybody_has_seen(tmp_path):

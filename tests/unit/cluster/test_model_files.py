@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from cluster.model_files import read_model, scratch_facts
+from cluster.model_files import ModelFacts, read_model, scratch_facts
 from trainer.config import ScratchConfig
 
 SHAPES = {"model.embed_tokens.weight": [6, 4], "model.layers.0.mlp.up_proj.weight": [8, 4]}
@@ -127,11 +127,13 @@ def test_a_model_that_cannot_be_trained_packed_is_refused_from_its_config_alone(
 
 
 def test_a_model_that_is_only_served_need_not_be_one_that_can_be_trained(model: Path) -> None:
-    (model / "config.json").write_text(json.dumps(CONFIG | {"model_type": "jamba", "mamba_d_conv": 4}))
-    write_safetensors(model / "model.safetensors", {"wte.weight": [6, 4], "h.0.attn.c_attn.weight": [4, 12]})
+    gpt2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 6}
+    sizes = {"n_embd": 64, "n_head": 2, "n_layer": 3, "n_positions": 80, "mamba_d_conv": 4}
+    (model / "config.json").write_text(json.dumps(gpt2 | sizes))
+    write_safetensors(model / "model.safetensors", {"wte.weight": [6, 64], "h.0.attn.c_attn.weight": [64, 192]})
+    assert "weights named model.layers.*" in refused(model)
     facts, problems = read_model(model, trained=False)
     assert problems == []
-    assert facts is not None
-    assert facts.parameters == 6 * 4 + 4 * 12
+    assert facts == ModelFacts("GPT2LMHeadModel", 6 * 64 + 64 * 192, 2 * 3 * 64, max_positions=80, head_dim=32)
     (model / "tokenizer.json").unlink()
     assert "no tokenizer" in read_model(model, trained=False)[1][0]

@@ -72,13 +72,14 @@ def test_the_report_says_where_the_run_is_and_what_to_do_next(tmp_path: Path) ->
     model.mkdir(parents=True)
     status = RunStatus(state="finished", iterations=1, evals=ROWS)
     console = Console(record=True, width=200, file=io.StringIO())
-    report(status, RunDir(tmp_path), console)
+    report(status, RunDir(tmp_path), "pass@1", console)
     text = console.export_text()
+    assert "Best by pass@1: rl-0 (0.310, iteration 1, after RL)" in text
     assert f"Run directory: {tmp_path}" in text
     assert "hf/ in each loads in transformers and vLLM" in text
     assert f"rloop eval {model} {tmp_path / 'config.yaml'} eval.samples=64" in text
     assert f"rloop resume {tmp_path} schedule.iterations=3" in text
     assert f"vllm.LLM({str(model)!r}, enforce_eager=True" in text
 
-    report(replace(status, state="interrupted"), RunDir(tmp_path), console)
+    report(replace(status, state="interrupted"), RunDir(tmp_path), "pass@1", console)
     assert console.export_text().rstrip().endswith(f"rloop resume {tmp_path}")

@@ -64,6 +64,10 @@ def test_an_empty_picture_draws() -> None:
     assert line(RunStatus(waiting="engines")) == "0:00 starting | waits for engines"
 
 
+def test_an_evaluation_by_itself_belongs_to_no_iteration() -> None:
+    assert line(RunStatus(phase="eval", waiting="evaluation")) == "0:00 evaluation | waits for evaluation"
+
+
 def test_off_a_terminal_there_is_a_line_per_phase_change_and_one_every_ten_seconds() -> None:
     now, out = [0.0], io.StringIO()
     with LiveView("demo", Console(file=out, force_terminal=False), clock=lambda: now[0]) as view:

@@ -40,7 +40,6 @@ def test_a_file_comes_back_row_by_row(tmp_path: Path):
         ([1, 2], [3]),
         ([4], [5, 6]),
     ]
-    assert {len(e.prompt_ids) for e in data.batch(0, 2, seed=0)} == {1, 2}
     assert [p.name for p in path.parent.iterdir()] == ["demos.parquet"]  # nothing left of the atomic write
 
 
@@ -59,3 +58,27 @@ def test_a_file_without_the_columns_is_refused(tmp_path: Path):
     pq.write_table(pa.table({"prompt_ids": [[1]]}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"lacks \['response_ids'\]"):
         SupervisedDataset(tmp_path / "x.parquet")
+
+
+def test_a_prompt_is_held_out_with_all_its_answers_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "demos.parquet"
+    write_supervised(path, [([prompt % 100, 7], [answer]) for answer in range(5) for prompt in range(100)])
+    data = SupervisedDataset(path)
+    trained, held_out = data.split(0.2, seed=3)
+    assert sorted([*trained, *held_out]) == list(range(500))
+    prompts = [{int(data[row].prompt_ids[0]) for row in rows} for rows in (trained, held_out)]
+    assert not prompts[0] & prompts[1]
+    assert 8 <= len(prompts[1]) <= 35  # 20 of 100, within four standard deviations
+    again = data.split(0.2, seed=3)
+    assert [rows.tolist() for rows in again] == [trained.tolist(), held_out.tolist()]
+    assert set(data.split(0.2, seed=4)[1].tolist()) != set(held_out.tolist())
+
+
+def test_nothing_is_held_out_of_data_that_would_have_nothing_left(tmp_path: Path):
+    path = tmp_path / "demos.parquet"
+    write_supervised(path, [([1], [2]), ([1], [3])])
+    data = SupervisedDataset(path)
+    splits = [[len(rows) for rows in data.split(0.99, seed)] for seed in range(20)]
+    assert [2, 0] in splits
+    assert all(trained for trained, _ in splits)
+    assert [len(rows) for rows in data.split(0.0, 1)] == [2, 0]

@@ -50,8 +50,9 @@ def counts(id: str, tag: str, attempts: int, correct: int, failed: int = 0, trun
     """A problem whose correct answers are all alike, and whose wrong ones all differ."""
     wrong = attempts - failed - correct
     votes, right = (correct, *[1] * wrong), (correct, *[0] * wrong)
+    tokens, nats = 10 * attempts, 3.0 * attempts
     return EvalCounts(
-        id, tag, attempts, correct, failed, truncated, 10 * attempts, votes[not correct :], right[not correct :]
+        id, tag, attempts, correct, failed, truncated, tokens, votes[not correct :], right[not correct :], nats
     )
 
 
@@ -79,6 +80,8 @@ def test_metrics_are_means_over_problems_overall_and_per_set() -> None:
             "truncated_frac": 2 / 12,
             "failed_frac": 1 / 12,
             "response_len_mean": 10.0,
+            "entropy": 0.3,
+            "distinct_frac": (4 + 1 + 3) / (4 + 4 + 3),
             "3 numbers/problems": 2,
             "3 numbers/avg@4": 0.625,
             "3 numbers/pass@1": 0.625,
@@ -88,6 +91,8 @@ def test_metrics_are_means_over_problems_overall_and_per_set() -> None:
             "3 numbers/truncated_frac": 0.25,
             "3 numbers/failed_frac": 0.0,
             "3 numbers/response_len_mean": 10.0,
+            "3 numbers/entropy": 0.3,
+            "3 numbers/distinct_frac": 5 / 8,
             "4 numbers/problems": 1,
             "4 numbers/avg@4": 0.0,
             "4 numbers/pass@1": 0.0,
@@ -97,6 +102,8 @@ def test_metrics_are_means_over_problems_overall_and_per_set() -> None:
             "4 numbers/truncated_frac": 0.0,
             "4 numbers/failed_frac": 0.25,
             "4 numbers/response_len_mean": 10.0,
+            "4 numbers/entropy": 0.3,
+            "4 numbers/distinct_frac": 1.0,
         }
     )
 
@@ -121,7 +128,7 @@ def test_a_problem_with_fewer_than_k_scored_attempts_is_skipped_and_counted() ->
 def test_an_evaluation_without_any_verdict_says_so_and_estimates_nothing() -> None:
     metrics = summarize([counts("a", "", 4, 0, failed=4)], ks=(1, 4))
     expected = {"skipped@1": 1, "skipped@4": 1, "truncated_frac": 0, "failed_frac": 1, "response_len_mean": 10}
-    assert metrics == {"problems": 1} | expected
+    assert metrics == {"problems": 1, "entropy": 0.3} | expected
 
 
 def test_no_problems_give_no_metrics() -> None:

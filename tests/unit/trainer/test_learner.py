@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rollout.records import TrainingBatch
 from rollout.weight_sums import promised, sums_in
 from rollout.weights import WeightSlot
-from trainer.config import GuardConfig, ImportanceConfig, KLConfig, OptimConfig, RLConfig, TrainerConfig
+from trainer.config import GuardConfig, ImportanceConfig, KLConfig, OptimConfig, RFTConfig, RLConfig, TrainerConfig
 from trainer.export import export_model
 from trainer.guard import Guard, Standing
 from trainer.learner import LearnerRank
@@ -115,9 +115,11 @@ def test_one_and_two_ranks_agree_on_hash_probe_metrics_and_gradient(
     folder, reports = two_ranks
     learner = one_rank()
     first_hash, probe = learner.weights_hash(), learner.probe(SEQUENCES)
+    nll = learner.nll(make_batch(LENGTHS))
     metrics = learner.step(make_batch(LENGTHS), "rl")
     moments = gradients_after(learner)
     for report in reports:
+        assert report["nll"] == pytest.approx(nll, rel=1e-6)
         assert report["first_hash"] == first_hash
         for got, wanted in zip(report["probe"], probe, strict=True):
             np.testing.assert_allclose(got, wanted, atol=1e-6)
@@ -144,6 +146,22 @@ def test_a_checkpoint_of_two_ranks_is_the_same_bit_for_bit_on_one_two_and_three(
     assert learner.weights_hash() == reports[0]["hash"]
     assert state_hash(learner) == saved
     assert (learner.optimizer.steps_done, learner.optimizer.updates) == (2, 1)  # a batch was left out
+
+
+def test_an_average_of_checkpoints_is_that_of_every_weight_and_the_same_on_one_and_two_ranks(
+    two_ranks: tuple[Path, list[dict[str, Any]]], one_rank: Callable[..., LearnerRank]
+) -> None:
+    folder, reports = two_ranks
+    learner = one_rank()
+    held = {}
+    for name in ("start", "checkpoint"):
+        learner.begin_phase(str(folder / name), OPTIM, 10)
+        held[name] = {key: shard.clone() for key, shard in learner.policy.shards().items()}
+    merged = learner.merge([(str(folder / "start"), 0.75), (str(folder / "checkpoint"), 0.25)])
+    assert reports[0]["merged"] == reports[1]["merged"] == merged
+    for key, shard in learner.policy.shards().items():
+        expected = 0.75 * held["start"][key].numpy() + 0.25 * held["checkpoint"][key].numpy()
+        np.testing.assert_allclose(shard.numpy(), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_random_states_continue_on_as_many_ranks_and_branch_from_the_first_on_others(
@@ -232,6 +250,38 @@ def test_the_loss_is_the_mean_over_tokens_and_not_over_sequences(
     parts = [batch.token_ids[:4], batch.token_ids[4:]]
     nll = np.concatenate([-logprobs[2:] for logprobs in learner.probe(parts)])
     assert learner.step(batch, "sft")["loss"] == pytest.approx(float(nll.mean()), rel=1e-5)
+
+
+def test_a_look_at_the_likelihood_trains_nothing_and_does_not_depend_on_the_micro_batches(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker
+) -> None:
+    batch = make_batch(LENGTHS)
+    learner = one_rank()
+    before = learner.weights_hash()
+    rows = np.split(batch.token_ids, batch.starts[1:])
+    masks = np.split(batch.loss_mask, batch.starts[1:])
+    told = np.concatenate([-p[m[1:]] for p, m in zip(learner.probe(rows), masks, strict=True)])
+    assert learner.nll(batch) == pytest.approx(float(told.mean()), rel=1e-5)
+    assert learner.weights_hash() == before
+    assert one_rank(trainer_with(micro_batch_tokens=32)).nll(batch) == pytest.approx(float(told.mean()), rel=1e-5)
+
+
+def test_fine_tuning_held_near_its_start_has_no_pull_at_first_and_ends_nearer_to_it(
+    one_rank: Callable[..., LearnerRank], make_batch: BatchMaker, tmp_path: Path
+) -> None:
+    batch = make_batch(LENGTHS)
+
+    def tuned(kl_weight: float) -> list[dict[str, float]]:
+        learner = one_rank(trainer_with(rft=RFTConfig(kl_weight=kl_weight)))
+        return [learner.step(batch, "rft") for _ in range(6)]
+
+    free, held = tuned(0.0), tuned(2.0)
+    assert "loss_kl" not in free[0]
+    assert held[0]["loss_kl"] == held[0]["reference_kl"] == 0
+    assert held[0]["grad_norm"] == pytest.approx(free[0]["grad_norm"], rel=1e-5)
+    assert held[-1]["loss"] == pytest.approx(held[-1]["loss_nll"] + 2 * held[-1]["loss_kl"], rel=1e-5)
+    assert held[-1]["loss_kl"] > 0
+    assert held[-1]["loss_nll"] > free[-1]["loss_nll"]  # what it pays for staying
 
 
 def test_on_policy_metrics_show_no_mismatch(one_rank: Callable[..., LearnerRank], make_batch: BatchMaker) -> None:

@@ -1,9 +1,11 @@
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from trainer.config import PhaseEndConfig
+from trainer.early_stop import Lowest
 from trainer.phase_end import PhaseEnd, Signals, trend
 
 
@@ -74,3 +76,9 @@ def test_an_evaluation_takes_the_mean_reward_of_the_steps_since_the_one_before()
     assert points[:2] == [{}, {}]
     assert points[2]["overfit_gap"] == pytest.approx(0.4 + 0.4)
     assert replace(signals, curve=()) == Signals(signals.outside)
+
+
+def test_a_held_out_loss_that_is_no_number_is_never_the_lowest():
+    lowest = Lowest().after(math.nan, 1, "a")
+    assert lowest.after(2.0, 2, "b") == Lowest(2.0, 2, "b")
+    assert Lowest(2.0, 2, "b").after(math.nan, 3, "c") == Lowest(2.0, 2, "b", checks_since=1)

@@ -54,6 +54,9 @@ def be_one_of_two(rank: int, port: int, folder: Path, job: dict[str, Any]) -> No
     learner.connect("127.0.0.1", port, 60)
     report: dict[str, Any] = {"first_hash": learner.begin_phase(None, job["optim"], 10)}
     report["probe"] = learner.probe(job["sequences"])
+    report["nll"] = learner.nll(job["batch"])
+    learner.save(str(folder / "start"), optimizer=False)
+    assert learner.saved(60)
     report["metrics"] = learner.step(job["batch"], "rl")
     report["hash"] = learner.weights_hash()
     behaviour = job["batch"].behaviour_logprobs.copy()
@@ -79,6 +82,7 @@ def be_one_of_two(rank: int, port: int, folder: Path, job: dict[str, Any]) -> No
     report["offered"] = FakeSender.offered
     learner.export(str(folder / "export"))
     report["layout"] = layout
+    report["merged"] = learner.merge([(str(folder / "start"), 0.75), (str(folder / "checkpoint"), 0.25)])
     (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps(report))
     wait_for(folder / f"rank-{1 - rank}.pickle", 60)  # a rank that leaves first may cut the other's last collective
     learner.close()

@@ -1,0 +1,145 @@
+"""Does RLoop help? Five schedules at equal RL steps and equally many sampled answers, on the tiny task.
+
+    .venv/bin/python benchmarks/rloop_effect.py [--json FILE] [--quick] [--seeds 0,1,2,3,4] [--split validation]
+
+Whole runs of `rloop train recipes/countdown.yaml`, seed after seed, in `runs/effect-test/`; an interrupted call goes on
+where it was. Dynamic sampling is off, so that every schedule answers the same number of problems per step. Settings are
+chosen with `--split validation` and then frozen.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from effect_runs import METHODS, ROOT, Run, run_all
+from effect_statistics import Estimate, estimate, paired_p
+from report import Row, arguments, report
+from rich.console import Console
+from rich.table import Table
+
+SEEDS = (0, 1, 2, 3, 4)
+QUICK_SEEDS = (0, 1)
+SETTINGS = (
+    "rollout.drop_zero_variance=false",
+    "trainer.ranks=1",
+    "trainer.rl.optim.lr=1.0e-3",
+    "schedule.iterations=4",
+    "schedule.rl_steps=40",
+    "schedule.tau_hard=1.0",
+    "eval.after_rl=false",
+    "eval.every_steps=null",
+    "eval.samples=32",
+    "eval.ks=[1,8,32]",
+    "data.countdown.eval_problems=80",
+    "data.countdown.harder_problems=40",
+    "data.countdown.other_form_problems=40",
+    "actors.checkpoint_every_s=1000000",
+)
+QUICK = ("schedule.iterations=2", "schedule.rl_steps=10", "eval.limit=32", "schedule.warmup_demos=25600")
+SETS = {"in distribution": ("3 numbers", "4 numbers"), "harder": ("harder",), "other form": ("other form",)}
+"""As the tables call them → held-out sets of equal size."""
+SCORES = ("pass@1", "pass@8", "pass@32")
+AIMS = {"pass@1": 1.09, "pass@32": 1.15}
+"""The paper's gains over plain RL, as ratios."""
+SIGNIFICANT = 0.05
+
+
+def score(metrics: Mapping[str, float], sets: Sequence[str], name: str) -> float:
+    """A metric, averaged over held-out sets."""
+    return sum(metrics[f"{one}/{name}"] for one in sets) / len(sets)
+
+
+def finals(runs: Sequence[Run], sets: Sequence[str], name: str) -> list[float]:
+    """A metric of the final policies, by seed."""
+    return [score(run.final, sets, name) for run in runs]
+
+
+def tables(by_method: dict[str, list[Run]]) -> list[Table]:
+    """Scores by held-out set, and what else there is to say of the final policies."""
+    return [*(_scores(by_method, title, sets) for title, sets in SETS.items()), _others(by_method)]
+
+
+def _scores(by_method: dict[str, list[Run]], title: str, sets: Sequence[str]) -> Table:
+    drawn = Table(title=f"{title}: mean over seeds ± 95 % interval; p of a paired test against plain RL")
+    for name in ("", *SCORES):
+        drawn.add_column(name)
+    plain = by_method["plain RL"]
+    base = [estimate([score(run.base, sets, name) for run in plain]) for name in SCORES]
+    drawn.add_row("base policy", *map(str, base))
+    for method, runs in by_method.items():
+        drawn.add_row(method, *(_against(runs, plain, sets, name) for name in SCORES))
+    return drawn
+
+
+def _against(runs: list[Run], plain: list[Run], sets: Sequence[str], name: str) -> str:
+    ours, theirs = finals(runs, sets, name), finals(plain, sets, name)
+    if runs is plain:
+        return str(estimate(ours))
+    p = paired_p(ours, theirs)
+    return f"{estimate(ours)}" + ("" if math.isnan(p) else f" (p {p:.3f})")
+
+
+def _others(by_method: dict[str, list[Run]]) -> Table:
+    drawn = Table(title="final policies, all held-out sets; cost of the whole run")
+    facts: dict[str, Callable[[Run], float]] = {
+        "forgetting": lambda run: run.final["forgetting_base"],
+        "distinct answers": lambda run: run.final["distinct_frac"],
+        "entropy": lambda run: run.final["entropy"],
+        "inter-step diversity": lambda run: run.diversity,
+        "sampled tokens, k": lambda run: run.sampled_tokens / 1e3,
+        "RFT tokens, k": lambda run: run.rft_tokens / 1e3,
+        "RFT, s": lambda run: run.rft_s,
+    }
+    for name in ("", *facts):
+        drawn.add_column(name)
+    for method, runs in by_method.items():
+        drawn.add_row(method, *(_cell(estimate([fact(run) for run in runs])) for fact in facts.values()))
+    return drawn
+
+
+def _cell(found: Estimate) -> str:
+    return "-" if math.isnan(found.mean) else str(found) if found.mean < 10 else f"{found.mean:.0f}"
+
+
+def rows(by_method: dict[str, list[Run]]) -> list[Row]:
+    """Scores of every method, and RLoop's ratios to plain RL with the paper's aims."""
+    made = []
+    for title, sets in SETS.items():
+        for method, runs in by_method.items():
+            for name in SCORES:
+                made.append(Row(f"{title}, {name}: {method}", estimate(finals(runs, sets, name)).mean, ""))
+        for name, aim in AIMS.items():
+            ours, plain = (finals(by_method[method], sets, name) for method in ("RLoop", "plain RL"))
+            made.append(Row(f"{title}, {name}: RLoop / plain RL", sum(ours) / sum(plain), "×", aim))
+            made.append(Row(f"{title}, {name}: p of that", paired_p(ours, plain), "", SIGNIFICANT, "lower"))
+    return made
+
+
+def say(line: str) -> None:
+    """Progress: a run takes minutes."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def main() -> None:
+    """Run what is missing, then show all of it."""
+    parser = arguments("RLoop against plain RL and its ablations on countdown.")
+    parser.add_argument("--seeds", help="comma-separated; 0,1,2,3,4 by default")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a further setting of all runs")
+    parser.add_argument("--name", default="effect", help="folder under runs/")
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
+    seeds = seeds or list(QUICK_SEEDS if options.quick else SEEDS)
+    settings = [*SETTINGS, *(QUICK if options.quick else ()), f"data.countdown.split={options.split}", *options.set]
+    folder = ROOT / "runs" / f"{options.name}-{options.split}{'-quick' if options.quick else ''}"
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = run_all(seeds, settings, folder, say)
+    by_method = {method: [run for run in runs if run.method == method] for method in METHODS}
+    console = Console()
+    for drawn in tables(by_method):
+        console.print(drawn)
+    report("RLoop against plain RL", rows(by_method), options.json)
+
+
+if __name__ == "__main__":
+    main()
