@@ -63,8 +63,15 @@ def opened(run_dir: Path) -> tuple[RunConfig, LocalDisk]:
 
 
 def manifest_of(run_dir: Path) -> Manifest:
-    """What the run has committed; an empty manifest before the first commit."""
-    return Manifest.load(LocalDisk(run_dir)) or Manifest("")
+    """What the run has committed; an empty manifest before the first commit.
+
+    Raises:
+        Refused: When another RLoop wrote it.
+    """
+    try:
+        return Manifest.load(LocalDisk(run_dir)) or Manifest("")
+    except ValueError as error:
+        raise Refused([str(error)]) from None
 
 
 def _uncommitted(manifest: Manifest, lineage: Lineage) -> list[str]:

@@ -50,6 +50,7 @@ def show_experts(
         Refused: When the run has no such iteration, or `out` cannot be written.
     """
     config, journal = opened(run_dir)
+    done = manifest_of(run_dir).done
     number = _number(run_dir, journal, iteration)
     last_steps = _planned_last_steps(config.schedule, number) if last_steps is None else last_steps
     rule = _rule(config, tau_hard, max_per_prompt, last_steps)
@@ -57,7 +58,7 @@ def show_experts(
         report = select_experts(journal, number, rule, None)
     else:
         report = _export(run_dir, journal, number, rule, out)
-    over = any(phase.iteration == number and phase.kind != "warmup" for phase in manifest_of(run_dir).done)
+    over = any(phase.iteration == number and phase.kind != "warmup" for phase in done)
     head = f"Expert set of iteration {number + 1}{'' if over else ', so far'}: {_told(rule)}"
     console.print(head, highlight=False, soft_wrap=True)
     console.print(_table(report, rule))

@@ -201,6 +201,13 @@ def test_a_run_that_has_answered_nothing_says_so(tmp_path: Path) -> None:
         shown(run)
 
 
+def test_the_manifest_of_another_rloop_is_refused_in_a_sentence(run: Path) -> None:
+    file = run / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 3}))
+    with pytest.raises(Refused, match="has format 3, this RLoop reads"):
+        shown(run)
+
+
 def test_a_lost_tokenizer_is_named(run: Path, tmp_path: Path) -> None:
     (run / "model" / "tokenizer.json").unlink()
     with pytest.raises(Refused, match="does not load") as refused:

@@ -284,7 +284,7 @@ def test_the_earliest_of_identical_answers_is_that_of_the_earliest_step_whatever
     assert select(storage, ExpertRule(1.0, 9, 0))[1] == [Found("a", 3, 1, 1, (5, 5))]
 
 
-def test_only_the_last_steps_that_the_journal_has_count_for_candidates_and_for_the_rate(memory_storage):
+def test_where_nothing_was_trained_the_last_steps_at_which_groups_came_in_count_for_candidates_and_rate(memory_storage):
     storage = memory_storage()
     write(
         storage,
