@@ -5,7 +5,7 @@ Returns the plan of the run: what `--dry-run` prints and what a person would wan
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,7 +115,8 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     if model is not None:
         problems += shortages(config, model, machine)
     train, held_out, more = _data(config, tokenizer)
-    problems += [*more, *_verifier(config.verifier.name), *_plugins(config)]
+    sets = Counter(prompt.tag for prompt in held_out)
+    problems += [*more, *_verifier(config.verifier.name), *_plugins(config), *_set_names(config, sets)]
     if config.cluster.ray_address is None:
         problems += _missing_here(config.trainer, machine)
     if problems or model is None:
@@ -128,7 +129,7 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
         need=need(config, model, machine.has_gpu),
         train_problems=len(train),
         held_out_problems=len(held_out),
-        held_out_sets=Counter(prompt.tag for prompt in held_out),
+        held_out_sets=sets,
         longest_prompt=max(len(prompt.token_ids) for prompt in (*train, *held_out)),
     )
 
@@ -221,6 +222,15 @@ def _plugins(config: RunConfig) -> Iterator[str]:
         pass  # said already
     except ValueError as error:
         yield f"schedule.scheduler={config.schedule.scheduler}: {error}"
+
+
+def _set_names(config: RunConfig, sets: Collection[str]) -> Iterator[str]:
+    """Metrics of held-out sets that do not exist."""
+    metrics = {"eval.best_by": config.eval.best_by, "schedule.end.overfit_metric": config.schedule.end.overfit_metric}
+    for key, metric in metrics.items():
+        name = (metric or "").rpartition("/")[0]
+        if sets and name and name not in sets:
+            yield f"{key}={metric}: there is no held-out set {name!r}, only {', '.join(sorted(filter(None, sets)))}"
 
 
 def _missing_here(trainer: TrainerConfig, machine: Machine) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 from cluster.config import RunConfig, unflatten
 from cluster.machine import MIB, Machine
 from cluster.preflight import Plan, check, check_evaluation
-from cluster.settings import Refused
+from cluster.settings import Refused, load
 
 BIG = Machine(memory=1 << 40, shared_memory=1 << 40, cores=2, has_gpu=False)
 ROWS = [{"id": f"q{i}", "question": f"What is {i} + {i}?", "answer": f"#### {2 * i}"} for i in range(20)]
@@ -123,6 +123,15 @@ def test_learner_options_that_lead_nowhere_are_refused_before_anything_starts(tm
         "adamw_8bit needs torchao",
     ):
         assert any(part in problem for problem in problems), part
+
+
+def test_a_metric_of_a_held_out_set_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    names = ["eval.best_by=hardre/pass@8", "schedule.end.overfit_metric=harder/pass@8"]
+    run = load(Path(__file__).parents[3] / "recipes" / "countdown.yaml", names)
+    sentence = (
+        "eval.best_by=hardre/pass@8: there is no held-out set 'hardre', only 3 numbers, 4 numbers, harder, other form"
+    )
+    assert [problem for problem in refusal(run, tmp_path / "run") if "held-out set" in problem] == [sentence]
 
 
 def test_what_a_cluster_elsewhere_has_is_not_judged_by_this_machine(tmp_path: Path) -> None:
