@@ -401,8 +401,7 @@ class Checker:
                 case "sample":
                     self._check_sampled(phase)
                 case "rft":
-                    start, successor = (self._checkpoints.named(name) for name in (phase.init_from, phase.produces))
-                    _require(successor.steps[: len(start.steps)] == start.steps, "RFT started from other weights")
+                    self._check_rft(phase)
                 case "merge":
                     parts = [(self._checkpoints.named(name).weights, share) for name, share in phase.average]
                     average = self._checkpoints.named(phase.produces).weights
@@ -418,6 +417,16 @@ class Checker:
         _require(result.steps == [*start.steps, *path], f"{phase.produces} is not what was recorded as trained")
         if self._rules.staleness == 0:
             self._check_synchronous(number)
+
+    def _check_rft(self, phase: Phase) -> None:
+        """It learned from what it was to start from; or it was skipped, and the iteration's own start is kept."""
+        began_from, successor = self._checkpoints.began_from(phase), self._checkpoints.named(phase.produces)
+        start = self._checkpoints.named(began_from)
+        _require(successor.steps[: len(start.steps)] == start.steps, "RFT started from other weights")
+        if began_from != phase.init_from:
+            own = next(p.init_from for p in self._rules.phases if p.iteration == phase.iteration)
+            kept = (began_from, successor.weights) == (own, start.weights)
+            _require(kept, f"RFT started from {began_from}, not from {phase.init_from}")
 
     def _check_sampled(self, phase: Phase) -> None:
         """As many groups as the steps of RL train, those that were given up included."""

@@ -61,6 +61,11 @@ class Checkpoints:
         """Version that an evaluation began with → (weights, step) that the manifest says it is of."""
         return {row["number"] % AFRESH: (row["weights"], row["step"]) for row in self._manifest["evals"]}
 
+    def began_from(self, phase: Phase) -> str:
+        """What the manifest says that a phase started from: RFT that was skipped kept other weights, perhaps."""
+        (made,) = (Phase.of(fields) for fields in self._manifest["done"] if Phase.of(fields).is_same(phase))
+        return made.init_from
+
     @property
     def ended(self) -> dict[int, str]:
         """Iteration → why its RL phase ended early, as the manifest says."""
