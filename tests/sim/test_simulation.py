@@ -18,7 +18,7 @@ from world import World
 
 from rollout.storage import InUse
 
-SEEDS = 4000
+SEEDS = 3000
 SEEDS_PER_BUG = 1500
 
 

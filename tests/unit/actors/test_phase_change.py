@@ -16,8 +16,9 @@ from trainer.phases import Phase
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "rloop": {"every_steps": 1, "eval_overlap": False, "rft": RFTConfig(holdout_frac=0.1, check_every=1, patience=1)},
-    "rloop that skips RFT": {"experts": 1, "schedule": {"if_too_few": "keep_rl"}},
+    "rloop that skips RFT": {"iterations": 1, "experts": 1, "schedule": {"if_too_few": "keep_rl"}},
     "rloop that ends RL early": {
+        "iterations": 1,
         "rl_steps": 4,
         "schedule": {"end": PhaseEndConfig(entropy=1, patience=1, min_steps=1)},
     },
