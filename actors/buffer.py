@@ -29,8 +29,8 @@ from rollout.expert_report import ExpertReport
 from rollout.expert_rule import ExpertRule
 from rollout.experts import select_experts
 from rollout.lease_desk import LeaseDesk
-from rollout.ledger import PromptOrder
 from rollout.phase_starts import PhaseStarts
+from rollout.prompt_order import PromptOrder, Share
 from rollout.prompt_set import PromptSet
 from rollout.records import (
     BatchInfo,
@@ -62,8 +62,11 @@ class RolloutBuffer:
         lease_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
         curator: GroupCurator | None = None,
+        mixture: Sequence[Share] = (),
     ) -> None:
         """Open the journal in `storage`, replaying it when there is one.
+
+        `mixture` says how often which of the training prompts are drawn; without one all are of one source.
 
         Raises:
             InUse: When another live process writes this journal.
@@ -74,7 +77,7 @@ class RolloutBuffer:
         self._books = Bookkeeper(storage, self._prompts.fingerprint())
         self._ledger = self._books.ledger
         self._unfinished = self._books.unfinished
-        order = PromptOrder(list(self._prompts.train), seed, self._ledger)
+        order = PromptOrder(mixture or [Share(tuple(self._prompts.train))], seed, self._ledger)
         curator = curator or (drop_zero_variance if config.drop_zero_variance else keep_all)
         self._starts = PhaseStarts(self._books, self._prompts, curator, config, order, self._drop)
         self._now = UnderWay()

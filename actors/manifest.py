@@ -14,7 +14,7 @@ from trainer.phase_end import Signals
 from trainer.phases import Phase
 
 FILE_NAME = "manifest.json"
-_FORMAT = 5
+_FORMAT = 6
 _OTHERWISE = (
     "done",
     "checkpoints",
@@ -25,6 +25,7 @@ _OTHERWISE = (
     "evals",
     "evaluating",
     "failed_evals",
+    "isolation",
 )  # in JSON
 
 
@@ -72,6 +73,9 @@ class Manifest:
     failed_evals: tuple[int, ...] = ()
     """Numbers of evaluations that were refused: too many answers had no verdict. Those are not used again."""
 
+    isolation: tuple[str, ...] = ()
+    """Tiers of the sandbox in which code of trained answers ran, in order; empty where none did."""
+
     @property
     def checkpoint(self) -> str:
         """The directory to go on from at `step`; empty before the first of a phase."""
@@ -118,6 +122,7 @@ class Manifest:
             restored=tuple((version, again) for version, again in fields["restored"]),
             evaluating=tuple((version, step) for version, step in fields["evaluating"]),
             failed_evals=tuple(fields["failed_evals"]),
+            isolation=tuple(fields["isolation"]),
             evals=tuple(EvalRow(**row) for row in fields["evals"]),
             phase=Phase.of(phase) if phase else None,
         )

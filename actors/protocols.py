@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.records import BufferStatus
+    from actors.records import BufferStatus, Late, Unscored
     from rollout.expert_report import ExpertReport
     from rollout.expert_rule import ExpertRule
     from rollout.records import (
@@ -65,7 +65,8 @@ class Buffer(Protocol):
 class Verifiers(Protocol):
     """The verifier pool."""
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]: ...
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict | Late | Unscored]: ...
+    async def late(self, ticket: int) -> Verdict | Late | None: ...
 
 
 class Worker(Protocol):

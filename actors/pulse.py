@@ -3,7 +3,6 @@ it waits for. The supervisor asks for it; silence is the sign of a process that 
 """
 
 import asyncio
-import functools
 import inspect
 import itertools
 import os
@@ -99,34 +98,35 @@ class Vitals:
 
 
 def with_vitals(cls: type) -> dict[str, Any]:
-    """The public methods of `cls`, each of which notes when it begins and ends in the object's `vitals`."""
+    """Methods to stand for the public ones of `cls`: each calls that of `self.hosted`, and notes in `self.vitals` when
+    it begins and ends.
+
+    They do not refer to `cls`: who is given such an object to call, from another process, does not import what it does.
+    """
     return {
-        name: _noting(name, method)
+        name: _standing_for(name, method.__doc__, inspect.iscoroutinefunction(method))
         for name, method in inspect.getmembers(cls, inspect.isfunction)
         if not name.startswith("_")
     }
 
 
-def _noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(method):
-
-        @functools.wraps(method)
-        async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-            self.vitals.follow(asyncio.get_running_loop())
-            number = self.vitals.begin(name)
-            try:
-                return await method(self, *args, **kwargs)
-            finally:
-                self.vitals.end(number)
-
-        return call_async
-
-    @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _standing_for(name: str, doc: str | None, is_async: bool) -> Callable[..., Any]:
+    async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.vitals.follow(asyncio.get_running_loop())
         number = self.vitals.begin(name)
         try:
-            return method(self, *args, **kwargs)
+            return await getattr(self.hosted, name)(*args, **kwargs)
         finally:
             self.vitals.end(number)
 
-    return call
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        number = self.vitals.begin(name)
+        try:
+            return getattr(self.hosted, name)(*args, **kwargs)
+        finally:
+            self.vitals.end(number)
+
+    chosen: Callable[..., Any] = call_async if is_async else call
+    chosen.__name__ = chosen.__qualname__ = name
+    chosen.__doc__ = doc
+    return chosen

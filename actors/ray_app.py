@@ -107,15 +107,16 @@ async def _value(reference: Any) -> Any:
     return await reference
 
 
-class _Hosted:
-    """Mixed into each class on its way to Ray."""
+class _Host:
+    """What Ray has of each actor: it makes the object in its own process, and calls it."""
 
     vitals: Vitals
+    hosted: Any = None
 
     @ray.method(concurrency_group=_PULSE)  # type: ignore[untyped-decorator]
     def pulse(self) -> Pulse:
         """Who this is, what it does and what it waits for; answered in a thread of its own, also by a busy actor."""
-        return self.vitals.pulse(ray.get_runtime_context().get_node_id(), getattr(self, "progress_stamp", 0))
+        return self.vitals.pulse(ray.get_runtime_context().get_node_id(), getattr(self.hosted, "progress_stamp", 0))
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a port that is free now."""
@@ -142,27 +143,28 @@ def host(
     num_gpus: float = 0,
     max_concurrency: int = 1000,
     gang: tuple[PlacementGroup, int] | None = None,
+    spread: bool = False,
     comes_back: bool = True,
     **kwargs: Any,
 ) -> Any:
     """Start `cls(*args, **kwargs)` as a Ray actor called `name`; returns the peer to call it by, at once.
 
-    With `comes_back` a process that dies is followed by another, newly constructed, under the same peer; calls that
-    were under way are lost either way.
+    With `spread` actors of a kind go to different nodes, as far as there are some. With `comes_back` a process that
+    dies is followed by another, newly constructed, under the same peer; calls that were under way are lost either way.
     """
 
-    class Hosted(cls, _Hosted):  # type: ignore[misc]
+    class Host(_Host):
         def __init__(self, packed: bytes | str) -> None:
             name_this_process(name)
             _write_output_to(log_file)
             _write_stacks_to(stacks_file(log_file))
             self.vitals = Vitals()
-            args, kwargs = _unpack(packed)
-            super().__init__(*args, **kwargs)
+            cls, args, kwargs = _unpack(packed)
+            self.hosted = cls(*args, **kwargs)
 
-    for method, noting in with_vitals(cls).items():
-        setattr(Hosted, method, noting)
-    Hosted.__name__ = Hosted.__qualname__ = cls.__name__  # what the Ray dashboard shows
+    for method, call in with_vitals(cls).items():
+        setattr(Host, method, call)
+    Host.__name__ = Host.__qualname__ = cls.__name__  # what the Ray dashboard shows
     options: dict[str, Any] = {
         "name": f"rloop/{name}",
         "num_cpus": 0,
@@ -173,21 +175,23 @@ def host(
     }
     if any(inspect.iscoroutinefunction(getattr(cls, attribute)) for attribute in dir(cls)):
         options["max_concurrency"] = max_concurrency
+    if spread:
+        options["scheduling_strategy"] = "SPREAD"
     if gang:
         group, bundle = gang
         options["num_cpus"] = 1
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-    handle = ray.remote(concurrency_groups={_PULSE: 1})(Hosted).options(**options).remote(_pack(args, kwargs, log_file))
-    return peer(handle, name, deadline_s)
+    actor = ray.remote(concurrency_groups={_PULSE: 1})(Host).options(**options)
+    return peer(actor.remote(_pack((cls, args, kwargs), log_file)), name, deadline_s)
 
 
-def _pack(args: tuple[Any, ...], kwargs: dict[str, Any], log_file: str) -> bytes | str:
-    """Constructor arguments as bytes, or the name of a file with them beside the log.
+def _pack(made_of: tuple[type, tuple[Any, ...], dict[str, Any]], log_file: str) -> bytes | str:
+    """A class and what its constructor takes, as bytes, or the name of a file with them beside the log.
 
     Ray keeps arguments that are large, or hold actors, in its object store, from where they may be gone when a process
     is to be started again.
     """
-    packed = cloudpickle.dumps((args, kwargs))
+    packed = cloudpickle.dumps(made_of)
     if len(packed) <= _INLINE_BYTES:
         return packed
     path = os.path.splitext(log_file)[0] + ".arguments"
@@ -197,7 +201,7 @@ def _pack(args: tuple[Any, ...], kwargs: dict[str, Any], log_file: str) -> bytes
     return path
 
 
-def _unpack(packed: bytes | str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _unpack(packed: bytes | str) -> tuple[type, tuple[Any, ...], dict[str, Any]]:
     if isinstance(packed, str):
         with open(packed, "rb") as file:
             packed = file.read()

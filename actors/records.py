@@ -63,6 +63,20 @@ class BufferStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Late:
+    """An answer whose verdict takes long: the pool gives it when it is asked for the ticket."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """An answer whose verifier cannot be had at the moment: it may be asked for again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunStatus:
     """One picture of the run; the live view draws it, `status.json` in the run directory holds it."""
 
@@ -88,4 +102,4 @@ class RunStatus:
     phase_remaining_s: float | None = None
     """The same for this phase alone, which is known sooner."""
     message: str = ""
-    """Why it failed or stopped; empty otherwise."""
+    """Why it failed or stopped, or had nothing to do; empty otherwise."""

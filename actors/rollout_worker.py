@@ -12,6 +12,7 @@ runs is dropped (its reported tokens are in the journal) and the worker asks aga
 
 import asyncio
 import gc
+import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -339,6 +340,8 @@ class RolloutWorker:
                 response=self._decode(response.token_ids.tolist()),
                 reference=prompt.reference,
                 truncated=response.finish_reason == "length",
+                extras=json.loads(prompt.extras or "{}"),
+                verifier=prompt.verifier,
             )
         )
         running.log.judge(sample_index, call, verdict)

@@ -88,7 +88,7 @@ class TrainingLoop:
         waited = self._clock() - began
         self._progress.waiting(f"learner: step {step} of {commits.now.steps}")
         metrics = await self._learner.step(batch, _OBJECTIVES[phase.kind])
-        commits.change(step=step)
+        commits.change(step=step, isolation=tuple(sorted({*commits.now.isolation, *info.isolation})))
         if phase.kind == "rl":
             await self._record(info, self._ends(phase, info, metrics | info.metrics))
             self._evaluations.due(step)

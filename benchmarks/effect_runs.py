@@ -25,6 +25,8 @@ METHODS = {
     "RFT without RL": "rft-only",
 }
 """As the tables call them → `schedule.scheduler`."""
+ON_THE_WAY = {"plain RL": "eval.every_steps={rl_steps}", "RLoop": "eval.after_rl=true"}
+"""What is evaluated besides the policies that an iteration ends with, for the figure."""
 DEADLINE_S = 3600.0
 
 
@@ -65,19 +67,25 @@ class Run:
         return self.policies[-1].metrics
 
 
-def run_all(seeds: list[int], settings: list[str], runs_dir: Path, say: Callable[[str], None]) -> list[Run]:
+def run_all(
+    methods: list[str], seeds: list[int], settings: list[str], runs_dir: Path, say: Callable[[str], None]
+) -> list[Run]:
     """Every method under every seed, seed after seed; goes on where an earlier call was stopped."""
-    return [
-        run(method, seed, [*settings, f"schedule.scheduler={METHODS[method]}"], runs_dir, say)
-        for seed in seeds
-        for method in METHODS
-    ]
+    return [run(method, seed, settings, runs_dir, say) for seed in seeds for method in methods]
 
 
 def run(method: str, seed: int, settings: list[str], runs_dir: Path, say: Callable[[str], None]) -> Run:
     """`rloop train`, or `rloop resume`, or nothing where the run is finished; what it came to."""
     named = f"{METHODS[method]}-{seed}"
-    settings = [*settings, f"cluster.seed={seed}", f"cluster.name={named}", f"cluster.runs_dir={runs_dir}"]
+    steps = load(ROOT / RECIPE, settings).schedule.rl_steps
+    settings = [
+        *settings,
+        ON_THE_WAY.get(method, "eval.after_rl=false").format(rl_steps=steps),
+        f"schedule.scheduler={METHODS[method]}",
+        f"cluster.seed={seed}",
+        f"cluster.name={named}",
+        f"cluster.runs_dir={runs_dir}",
+    ]
     config = load(ROOT / RECIPE, settings)
     directory = runs_dir / named
     if not _finished(config, directory):
@@ -108,7 +116,7 @@ def read(method: str, seed: int, directory: Path) -> Run:
     return Run(
         method,
         seed,
-        tuple(_policies(manifest)),
+        tuple(policies(manifest)),
         _sampled_tokens(directory),
         round(sum(line["tokens"] for line in rft)),
         sum(line["seconds"] for line in rft),
@@ -116,12 +124,14 @@ def read(method: str, seed: int, directory: Path) -> Run:
     )
 
 
-def _policies(manifest: Manifest) -> list[Policy]:
+def policies(manifest: Manifest) -> list[Policy]:
+    """What was evaluated, in order, and what it had cost."""
     spent, before, made = 0, {}, {}
     for phase in manifest.done:
         before[phase.produces] = spent
         spent += phase.steps
-        made[phase.produces] = (spent, phase.kind == "rft")
+        if phase.kind != "sample":  # that makes answers, no weights
+            made[phase.produces] = (spent, phase.kind == "rft")
     found = []
     for row in manifest.evals:
         if row.step:

@@ -3,13 +3,18 @@
     .venv/bin/python benchmarks/rloop_effect.py [--json FILE] [--quick] [--seeds 0,1,2,3,4] [--split validation]
 
 Whole runs of `rloop train recipes/countdown.yaml`, seed after seed, in `runs/effect-test/`; an interrupted call goes on
-where it was. Dynamic sampling is off, so that every schedule answers the same number of problems per step. Settings are
-chosen with `--split validation` and then frozen.
+where it was. Few training problems, each visited twenty-five times: there plain RL over-fits. Dynamic sampling is
+off, so that every schedule answers the same number of problems per step, and training waits for generation, so that a
+run does not depend on timing. Settings were chosen with `--split validation` and then frozen.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from effect_runs import METHODS, ROOT, Run, run_all
 from effect_statistics import Estimate, estimate, paired_p
@@ -20,28 +25,30 @@ from rich.table import Table
 SEEDS = (0, 1, 2, 3, 4)
 QUICK_SEEDS = (0, 1)
 SETTINGS = (
-    "rollout.drop_zero_variance=false",
-    "trainer.ranks=1",
-    "trainer.rl.optim.lr=1.0e-3",
-    "schedule.iterations=4",
-    "schedule.rl_steps=40",
-    "schedule.tau_hard=1.0",
-    "eval.after_rl=false",
-    "eval.every_steps=null",
-    "eval.samples=32",
-    "eval.ks=[1,8,32]",
+    "data.countdown.train_problems=100",
+    "data.countdown.train_numbers=[3]",
+    "data.countdown.eval_numbers=[3]",
     "data.countdown.eval_problems=80",
     "data.countdown.harder_problems=40",
     "data.countdown.other_form_problems=40",
+    "rollout.max_staleness=0",
+    "rollout.drop_zero_variance=false",
+    "actors.rollout_workers=2",
     "actors.checkpoint_every_s=1000000",
+    "trainer.rl.optim.lr=3.0e-4",
+    "schedule.iterations=4",
+    "schedule.rl_steps=40",
+    "eval.overlap=false",
 )
-QUICK = ("schedule.iterations=2", "schedule.rl_steps=10", "eval.limit=32", "schedule.warmup_demos=25600")
-SETS = {"in distribution": ("3 numbers", "4 numbers"), "harder": ("harder",), "other form": ("other form",)}
+QUICK = ("schedule.iterations=2", "schedule.rl_steps=20", "eval.limit=32", "schedule.warmup_demos=25600")
+SETS = {"in distribution": ("3 numbers",), "harder": ("harder",), "other form": ("other form",)}
 """As the tables call them → held-out sets of equal size."""
 SCORES = ("pass@1", "pass@8", "pass@32")
 AIMS = {"pass@1": 1.09, "pass@32": 1.15}
 """The paper's gains over plain RL, as ratios."""
 SIGNIFICANT = 0.05
+HINDSIGHT = "plain RL, stopped at its best"
+"""By the very held-out problems that it is judged by: what early stopping could give at most."""
 
 
 def score(metrics: Mapping[str, float], sets: Sequence[str], name: str) -> float:
@@ -52,6 +59,12 @@ def score(metrics: Mapping[str, float], sets: Sequence[str], name: str) -> float
 def finals(runs: Sequence[Run], sets: Sequence[str], name: str) -> list[float]:
     """A metric of the final policies, by seed."""
     return [score(run.final, sets, name) for run in runs]
+
+
+def stopped_at_its_best(run: Run) -> Run:
+    """The run as it would be had one known when to stop: at its best held-out accuracy."""
+    scores = [score(policy.metrics, SETS["in distribution"], "pass@1") for policy in run.policies[1:]]
+    return replace(run, method=HINDSIGHT, policies=run.policies[: scores.index(max(scores)) + 2])
 
 
 def tables(by_method: dict[str, list[Run]]) -> list[Table]:
@@ -109,9 +122,25 @@ def rows(by_method: dict[str, list[Run]]) -> list[Row]:
             for name in SCORES:
                 made.append(Row(f"{title}, {name}: {method}", estimate(finals(runs, sets, name)).mean, ""))
         for name, aim in AIMS.items():
-            ours, plain = (finals(by_method[method], sets, name) for method in ("RLoop", "plain RL"))
+            ours, plain = (finals(by_method.get(method, []), sets, name) for method in ("RLoop", "plain RL"))
+            if not ours:
+                continue
             made.append(Row(f"{title}, {name}: RLoop / plain RL", sum(ours) / sum(plain), "×", aim))
             made.append(Row(f"{title}, {name}: p of that", paired_p(ours, plain), "", SIGNIFICANT, "lower"))
+    return made
+
+
+def curves(by_method: dict[str, list[Run]]) -> list[dict[str, Any]]:
+    """Mean scores of every policy on the way, with half of their intervals, over the RL steps that it had cost."""
+    made = []
+    for score_name in ("pass@1", "pass@32"):
+        for title, sets in SETS.items():
+            for method, runs in by_method.items():
+                points = []
+                for policies in zip(*(run.policies for run in runs), strict=True):
+                    found = estimate([score(policy.metrics, sets, score_name) for policy in policies])
+                    points.append((policies[0].rl_steps, found.mean, 0.0 if math.isnan(found.half) else found.half))
+                made.append({"score": score_name, "sets": title, "method": method, "points": points})
     return made
 
 
@@ -125,17 +154,24 @@ def main() -> None:
     parser = arguments("RLoop against plain RL and its ablations on countdown.")
     parser.add_argument("--seeds", help="comma-separated; 0,1,2,3,4 by default")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--schedulers", help="comma-separated; all by default, plain RL always")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a further setting of all runs")
     parser.add_argument("--name", default="effect", help="folder under runs/")
+    parser.add_argument("--curves", type=Path, metavar="FILE", help="scores over RL steps, for effect_figure.py")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
     seeds = seeds or list(QUICK_SEEDS if options.quick else SEEDS)
     settings = [*SETTINGS, *(QUICK if options.quick else ()), f"data.countdown.split={options.split}", *options.set]
     folder = ROOT / "runs" / f"{options.name}-{options.split}{'-quick' if options.quick else ''}"
     folder.mkdir(parents=True, exist_ok=True)
-    runs = run_all(seeds, settings, folder, say)
-    by_method = {method: [run for run in runs if run.method == method] for method in METHODS}
+    wanted = {"vanilla", *(options.schedulers or ",".join(METHODS.values())).split(",")}
+    methods = [method for method, scheduler in METHODS.items() if scheduler in wanted]
+    runs = run_all(methods, seeds, settings, folder, say)
+    by_method = {method: [run for run in runs if run.method == method] for method in methods}
     console = Console()
+    if options.curves:
+        options.curves.write_text(json.dumps(curves(by_method)))
+    by_method[HINDSIGHT] = [stopped_at_its_best(run) for run in by_method["plain RL"]]
     for drawn in tables(by_method):
         console.print(drawn)
     report("RLoop against plain RL", rows(by_method), options.json)

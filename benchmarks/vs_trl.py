@@ -32,7 +32,7 @@ import processes
 from report import Row, arguments, report
 
 from cluster.config import RunConfig
-from cluster.materials import load_problems, load_tokenizer
+from cluster.materials import load_data, load_tokenizer
 from cluster.settings import load
 
 ROOT = Path(__file__).parents[1]
@@ -224,7 +224,7 @@ def trl_job(
 ) -> dict[str, Any]:
     """The run in TRL's words; `settings` win."""
     rollout, rl = config.rollout, config.trainer.rl
-    problems, _ = load_problems(config, load_tokenizer(str(model_dir)))
+    problems = load_data(config, load_tokenizer(str(model_dir))).train
     grpo = {
         "output_dir": str(output_dir),
         "max_steps": steps,

@@ -40,12 +40,14 @@ class Casting:
                 ]
             )
 
-    def verifiers(self) -> "Peer":
-        """The verifier pool."""
+    def verifiers(self) -> "dict[str, Peer]":
+        """The verifier pools, by name."""
         from actors.verifier_pool import VerifierPool
 
         verifier = self._config.verifier
-        return self._host(VerifierPool, "verifiers", verifier.name, verifier.processes, verifier.timeout_s)
+        names = ["verifiers"] if verifier.pools == 1 else [f"verifiers-{i}" for i in range(verifier.pools)]
+        specs = self._config.verifier_specs()
+        return {name: self._host(VerifierPool, name, specs, verifier.processes, spread=True) for name in names}
 
     def buffer(self, journal: Path, materials: Materials) -> "Peer":
         """The rollout buffer."""
@@ -62,6 +64,7 @@ class Casting:
             self._config.rollout,
             self._config.cluster.seed,
             actors.lease_timeout_s,
+            mixture=materials.mixture,
             peer=self._ray_app.BufferPeer,
             deadline_s=PATIENCE * actors.stall_s + actors.call_timeout_s,
         )

@@ -44,6 +44,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show run configurations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+data_app = typer.Typer(help="Look at the data of a run.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML run file, e.g. recipes/demo.yaml.")]
 Overrides = Annotated[
@@ -167,6 +169,74 @@ def experts(
     from cluster.experts import show_experts
 
     raise typer.Exit(show_experts(run_dir, Console(), iteration, tau_hard, max_per_prompt, last_steps, out))
+
+
+@data_app.command("inspect", epilog="Example:  rloop data inspect recipes/gsm8k.yaml data.path=train.jsonl")
+def data_inspect(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Prompts to show of each set.")] = 2,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it here, every bad row included.")
+    ] = None,
+) -> None:
+    """What a run makes of its data: columns, token lengths, prompts, verdicts on gold answers. Starts nothing."""
+    from cluster.data_inspect import inspect
+
+    raise typer.Exit(inspect(load(recipe, overrides or [], os.environ), rows, json_file, Console()))
+
+
+@app.command(epilog="Example:  rloop verify answers.jsonl --verifier math --response completion --out verdicts.jsonl")
+def verify(
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="File, directory or hf:OWNER/NAME, as data.path.")
+    ] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(help="Built-in, or 'package.module:name'. [default: what column 'verifier' says, else math]"),
+    ] = None,
+    response: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Judge what this column holds. Else: gold answers and traps.")
+    ] = None,
+    gold: Annotated[str | None, typer.Option(metavar="FIELD", help="Column of responses that must be right.")] = None,
+    question: Annotated[str | None, typer.Option(metavar="FIELD", help="Column of the problem.")] = None,
+    reference: Annotated[str | None, typer.Option(metavar="FIELD", help="Column of the reference.")] = None,
+    row_id: Annotated[str | None, typer.Option("--id", metavar="FIELD", help="Column of the id.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the verifier, as under verifier.options.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Instead of DATA: judge a run's answers anew.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Responses judged at a time.")] = 2,
+    timeout_s: Annotated[
+        float | None, typer.Option(min=0.01, help="Seconds a response may take. [default: the verifier's own]")
+    ] = None,
+    recheck: Annotated[float, typer.Option(min=0, max=1, help="Share of the responses that are judged twice.")] = 0.02,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="Rows at most; of a run, answers. [default: all; of a run 10000, 0 is all]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="A JSON line per response.")] = None,
+) -> None:
+    """Can these rewards be trusted? Judges given responses, or tries a verifier with gold answers and traps."""
+    from cluster import rescore
+    from cluster import verify as verifying
+    from rollout.config import SetConfig
+
+    if (data is None) == (run is None):
+        raise Refused(["name either DATA or --run RUN_DIR"])
+    console, settings = Console(), verifying.VerifyOptions(processes, recheck, out)
+    if run is not None:
+        spec = verifying.spec_of(verifier, option or [], timeout_s) if verifier else None
+        raise typer.Exit(rescore.rescore(run, spec, settings, 10_000 if limit is None else limit, console))
+    assert data is not None
+    keys = {"question_key": question, "answer_key": reference, "id_key": row_id, "response_key": response or gold}
+    told = {key: name for key, name in keys.items() if name} | ({"verifier_key": ""} if verifier else {})
+    asked = SetConfig.model_validate({"path": data} | told)
+    judge = verifying.verify_given if response else verifying.verify_gold
+    spec = verifying.spec_of(verifier or "math", option or [], timeout_s)
+    raise typer.Exit(judge(asked, spec, settings, limit or None, console))
 
 
 @config_app.command("show", epilog="Example:  rloop config show recipes/demo.yaml rollout.group_size=16 > mine.yaml")

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -16,7 +16,8 @@ from pydantic.fields import FieldInfo
 from actors.config import ActorsConfig
 from rollout.config import DataConfig, EvalConfig, RolloutConfig
 from trainer.config import ModelConfig, ScheduleConfig, TrainerConfig
-from verifiers.config import VerifierConfig
+from verifiers.config import VerifierConfig, VerifierSettings
+from verifiers.spec import VerifierSpec
 
 
 class ClusterConfig(BaseModel):
@@ -56,6 +57,11 @@ class RunConfig(BaseModel):
         """Directory of this run."""
         return self.cluster.runs_dir / self.cluster.name
 
+    def verifier_specs(self) -> dict[str, VerifierSpec]:
+        """The verifiers of the run by the names that problems use, those that only data sets name included."""
+        named = {one.verifier: VerifierSettings().spec(one.verifier) for one in self.data.sets() if one.verifier}
+        return named | self.verifier.specs()
+
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted key, as plain YAML values, in the order of the fields."""
         return flatten(self.model_dump(mode="json"))
@@ -73,6 +79,8 @@ MAY_CHANGE = (
     "actors.",
     "cluster.",
     "verifier.processes",
+    "data.check_gold",
+    "data.gold_floor",
     "trainer.ranks",
     "trainer.micro_batch_tokens",
     "trainer.activation_checkpointing",
@@ -125,4 +133,11 @@ def walk(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple
             yield from walk(field.annotation, f"{prefix}{name}.")
 
 
-_DICTS = {key for key, field, _ in walk() if get_origin(field.annotation) is dict}
+def _is_mapping(annotation: Any) -> bool:
+    """A field whose value may be a mapping, and is no section: names with values, or a path with what goes with it."""
+    return get_origin(annotation) is dict or any(
+        isinstance(choice, type) and issubclass(choice, BaseModel) for choice in get_args(annotation)
+    )
+
+
+_DICTS = {key for key, field, _ in walk() if _is_mapping(field.annotation)}

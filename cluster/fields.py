@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import annotated_types
 from pydantic.fields import FieldInfo
@@ -63,18 +63,21 @@ def _yaml_lines(values: dict[str, object], by_key: dict[str, FieldHelp]) -> Iter
 
 def _type(field: FieldInfo) -> str:
     """`int`, `float`, `text`, `path`, `list of int`, `path by name`, `choice`, with `or null`."""
-    names = {"str": "text", "Path": "path"}
-    arguments = get_args(field.annotation)
-    if get_origin(field.annotation) is dict:
-        return f"{names[arguments[1].__name__]} by name"
+    name, optional = _type_name(field.annotation), type(None) in get_args(field.annotation)
+    return f"{name.partition(' of ')[0]} or null" if optional else name
+
+
+def _type_name(annotation: Any) -> str:
+    """Of several that a value may have, the first."""
+    names = {"str": "text", "Path": "path", "SourceConfig": "sets", "Any": "value", "VerifierSettings": "settings"}
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return f"{_type_name(arguments[1])} by name"
     if any(isinstance(a, str) for a in arguments):
         return "choice"
-    if Ellipsis in arguments:
-        return f"list of {arguments[0].__name__}"
-    optional = type(None) in arguments
-    base = next(a for a in arguments if a is not type(None)) if optional else field.annotation
-    name = getattr(base, "__name__", str(base))
-    return names.get(name, name) + (" or null" if optional else "")
+    if Ellipsis in arguments or get_origin(annotation) is list:
+        return f"list of {_type_name(arguments[0])}"
+    return _type_name(arguments[0]) if arguments else names.get(annotation.__name__, annotation.__name__)
 
 
 def _bound(field: FieldInfo) -> str:

@@ -23,7 +23,7 @@ from actors.waiting import PeerLost, unless, while_progressing, within
 from cluster.casting import PATIENCE, Casting
 from cluster.ensemble import START_KEY, Ensemble
 from cluster.incidents import GivenUp, Incidents
-from cluster.materials import Materials, Recipe, load_problems, load_tokenizer, prepare, probe_sequences
+from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prepare, probe_sequences
 from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
@@ -99,8 +99,14 @@ def _already_finished(config: "RunConfig", run_dir: Path, materials: Materials) 
     scheduler = make_scheduler(config.schedule, warmup=bool(materials.recipe.warmup_dataset))
     if manifest is None or manifest.phase or scheduler.next(manifest.done):
         return None
-    iterations = config.schedule.iterations
-    return RunStatus("finished", iterations=iterations, version=manifest.version, evals=manifest.evals)
+    ended = manifest.done[-1].ended if manifest.done else ""
+    return RunStatus(
+        "finished",
+        iterations=config.schedule.iterations,
+        version=manifest.version,
+        evals=manifest.evals,
+        message=f"its only RL phase ended early ({ended}); a new run may go on from its weights" if ended else "",
+    )
 
 
 async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evaluation:
@@ -115,9 +121,9 @@ async def evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evaluat
 async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evaluation:
     show(RunStatus(waiting="model and data"))
     tokenizer = await asyncio.to_thread(load_tokenizer, str(checkpoint))
-    train_prompts, held_out = load_problems(config, tokenizer)
+    data = load_data(config, tokenizer)
     probe = probe_sequences(len(tokenizer), config.rollout.context_length)
-    materials = Materials(Recipe(str(checkpoint), "", ""), train_prompts, held_out, probe)
+    materials = Materials(Recipe(str(checkpoint), "", ""), data.train, data.held_out, data.mixture, probe)
     scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-"))
     with _ray(config) as (ray_app, gpus):
         crew = Crew()
@@ -146,7 +152,7 @@ async def _assemble_evaluation(
     buffer = casting.buffer(scratch / "journal", materials)
     crew.add({"buffer": buffer})
     patience = config.actors.start_timeout_s
-    workforce = Workforce(casting, materials.recipe.model_dir, buffer, verifiers.peers["verifiers"], patience)
+    workforce = Workforce(casting, materials.recipe.model_dir, buffer, _peers(verifiers), patience)
     crew.add(workforce)
     await workforce.hire(config.actors.rollout_workers)
     run = partial(_counts, buffer, config)
@@ -217,14 +223,19 @@ def _ray(config: "RunConfig") -> Iterator[tuple[Any, int]]:
         yield ray_app, gpus
 
 
-async def _verifiers(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> Ensemble:
-    """The verifier pool, up: a verifier that cannot be loaded is told before anything else starts."""
+async def _verifiers(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> dict[str, Ensemble]:
+    """The verifier pools, up: a verifier that cannot be loaded is told before anything else starts."""
     show(RunStatus(waiting="verifiers"))
-    peers = {"verifiers": casting.verifiers()}
+    peers = casting.verifiers()
     crew.add(peers)
-    verifiers = Ensemble(peers, partial(peers["verifiers"].call, "start"), config.actors.start_timeout_s)
-    await verifiers.start()
+    patience = config.actors.start_timeout_s
+    verifiers = {name: Ensemble({name: peer}, partial(peer.call, "start"), patience) for name, peer in peers.items()}
+    await asyncio.gather(*(pool.start() for pool in verifiers.values()))
     return verifiers
+
+
+def _peers(verifiers: dict[str, Ensemble]) -> "list[Peer]":
+    return [pool.peers[name] for name, pool in verifiers.items()]
 
 
 async def _assemble(
@@ -239,7 +250,7 @@ async def _assemble(
     patience, model_dir = config.actors.start_timeout_s, materials.recipe.model_dir
     buffer, broadcaster = casting.buffer(run_dir / "journal", materials), casting.broadcaster(materials)
     crew.add({"buffer": buffer})
-    workforce = Workforce(casting, model_dir, buffer, verifiers.peers["verifiers"], patience, broadcaster)
+    workforce = Workforce(casting, model_dir, buffer, _peers(verifiers), patience, broadcaster)
     crew.add(workforce)
     hiring = asyncio.ensure_future(workforce.hire(config.actors.rollout_workers))
     ranks = casting.ranks(model_dir)
@@ -281,7 +292,12 @@ async def connect(ranks: "dict[str, Peer]", patience_s: float, collectives_s: fl
 
 
 def _supervisor(
-    config: "RunConfig", casting: Casting, run_dir: Path, core: Ensemble, verifiers: Ensemble, workforce: Workforce
+    config: "RunConfig",
+    casting: Casting,
+    run_dir: Path,
+    core: Ensemble,
+    verifiers: dict[str, Ensemble],
+    workforce: Workforce,
 ) -> Supervisor:
     actors = config.actors
     patience = Patience(

@@ -16,9 +16,12 @@ import numpy as np
 
 from rollout.countdown import demonstrations
 from rollout.countdown_sets import held_out_problems, hidden_problems, training_problems
+from rollout.data_errors import Complaints, DataError
 from rollout.datasets import write_supervised
-from rollout.problem_files import load_files
-from rollout.prompts import RawProblem, encode_prompts
+from rollout.problem_files import ProblemFiles, TrainingSource, load_files
+from rollout.problems import RawProblem
+from rollout.prompt_order import Share
+from rollout.prompts import encode_prompts
 from rollout.records import IntArray, Prompt
 from rollout.storage import LocalDisk
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from cluster.config import RunConfig
 
 _NOTED = "materials.json"
+_SKIPPED = "skipped_rows.txt"
 _PROBES = 4
 _PROBE_LENGTH = 48  # tokens; enough to visit every layer and position pattern, cheap enough for every sync
 
@@ -42,12 +46,28 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class RunData:
+    """The problems of a run, as prompts."""
+
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    mixture: tuple[Share, ...]
+    """How often which of `train` are drawn."""
+    files: ProblemFiles
+    """Where they come from; problems that could not be encoded are still there."""
+    skipped: tuple[str, ...]
+    """What is wrong with the rows that were left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Materials:
     """Everything the actors are built from."""
 
     recipe: Recipe
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
+    mixture: tuple[Share, ...]
+    """How often which of `train` are drawn."""
     probe: tuple[IntArray, ...]
     """[≤48] token sequences that learner and engines score after every weight sync."""
 
@@ -63,8 +83,11 @@ def prepare(config: "RunConfig", run_dir: Path) -> Materials:
         recipe = _make_recipe(config, run_dir)
         LocalDisk(run_dir).replace(_NOTED, json.dumps(asdict(recipe), indent=1).encode())
     tokenizer = load_tokenizer(recipe.model_dir)
-    train, held_out = load_problems(config, tokenizer)
-    return Materials(recipe, train, held_out, probe_sequences(len(tokenizer), config.rollout.context_length))
+    data = load_data(config, tokenizer)
+    if data.skipped:
+        LocalDisk(run_dir).replace(_SKIPPED, "".join(f"{why}\n" for why in data.skipped).encode())
+    probe = probe_sequences(len(tokenizer), config.rollout.context_length)
+    return Materials(recipe, data.train, data.held_out, data.mixture, probe)
 
 
 def noted_recipe(run_dir: Path) -> Recipe | None:
@@ -80,18 +103,39 @@ def load_tokenizer(model_dir: str) -> Any:
     return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
 
 
-def load_problems(config: "RunConfig", tokenizer: Any) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Training and held-out prompts, without a problem in common."""
-    data, context = config.data, config.rollout.context_length
-    if data.task == "countdown":
-        train = training_problems(data.countdown, config.cluster.seed)
-        held_out = held_out_problems(data.countdown)
-    else:
-        train, held_out = load_files(data)
-    return (
-        tuple(encode_prompts(train, tokenizer, data.instruction, context)),
-        tuple(encode_prompts(_in_turn(held_out), tokenizer, data.instruction, context)),
+def load_data(config: "RunConfig", tokenizer: Any) -> RunData:
+    """Training and held-out prompts, without a problem in common.
+
+    Raises:
+        DataError: When the data cannot be used; it names file, row, value and remedy.
+    """
+    data, complaints = config.data, Complaints(config.data.on_bad_row == "skip")
+    files = raw_data(config)
+
+    def encode(problems: list[RawProblem]) -> tuple[Prompt, ...]:
+        context = config.rollout.context_length
+        return tuple(encode_prompts(problems, tokenizer, data.instruction, context, complaints))
+
+    train = [encode(source.problems) for source in files.train]
+    held_out = encode(_in_turn(files.held_out))
+    skipped = (*files.skipped, *complaints.settle())
+    if empty := [source.name for source, prompts in zip(files.train, train, strict=True) if not prompts]:
+        raise DataError([f"{name}: every row is skipped; the first: {skipped[0]}" for name in empty])
+    shares = tuple(
+        Share(tuple(prompt.id for prompt in prompts), source.weight or len(prompts))
+        for source, prompts in zip(files.train, train, strict=True)
     )
+    return RunData(tuple(prompt for prompts in train for prompt in prompts), held_out, shares, files, skipped)
+
+
+def raw_data(config: "RunConfig") -> ProblemFiles:
+    """The problems of a run, not yet encoded."""
+    if config.data.task == "file":
+        return load_files(config.data, config.verifier.name, config.verifier_specs())
+    train = training_problems(config.data.countdown, config.cluster.seed)
+    source = TrainingSource("countdown", None, train)
+    held_out = held_out_problems(config.data.countdown)
+    return ProblemFiles((source,), held_out, sets=((source.name, train),), notes=(), skipped=())
 
 
 def probe_sequences(vocabulary: int, context_length: int) -> tuple[IntArray, ...]:

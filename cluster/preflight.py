@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.config import RunConfig
+from cluster.gold_check import GoldCheck, gold_checks
 from cluster.invocation import rloop
 from cluster.machine import GIB, MIB, Machine, Need, need, shortages
 from cluster.model_files import ModelFacts, read_model, scratch_facts
@@ -27,7 +28,9 @@ from trainer.schedules import SCHEDULER_NAMES, make_scheduler, walk
 from verifiers.plugin import UnknownName, by_path
 
 if TYPE_CHECKING:
-    from rollout.records import Prompt
+    from cluster.materials import RunData
+
+_MAX_SKIPPED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class Plan:
     """How many of these are in each set."""
     longest_prompt: int
     """Tokens."""
+    data_notes: tuple[str, ...]
+    """A line per data set: its rows, and which columns are what."""
+    skipped: tuple[str, ...]
+    """What is wrong with the rows that were left out."""
+    gold: tuple[GoldCheck, ...]
 
     def __str__(self) -> str:
         c = self.config
@@ -55,6 +63,9 @@ class Plan:
                 f"{self.train_problems} training and {self.held_out_problems} held-out problems{self._sets()}; the "
                 f"longest prompt has {self.longest_prompt} tokens",
             ),
+            *(("data set", note) for note in self.data_notes),
+            *(("gold answers", line) for check in self.gold for line in (check.line(), *check.rows())),
+            *(("skipped", line) for line in self._skipped()),
             ("schedule", _schedule(c.schedule)),
             (
                 "step",
@@ -76,6 +87,13 @@ class Plan:
     def _sets(self) -> str:
         named = ", ".join(f"{name}: {count}" for name, count in self.held_out_sets.items())
         return f" ({named})" if len(self.held_out_sets) > 1 else ""
+
+    def _skipped(self) -> list[str]:
+        if not self.skipped:
+            return []
+        more = len(self.skipped) - _MAX_SKIPPED
+        rest = [f"and {more} more; all are in skipped_rows.txt of the run"] if more > 0 else []
+        return [f"{_plural(len(self.skipped), 'bad row')}, left out", *self.skipped[:_MAX_SKIPPED], *rest]
 
     def _long_prompts(self) -> list[str]:
         room = self.config.rollout.context_length - self.longest_prompt
@@ -100,37 +118,31 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
         Refused: With a sentence per problem, each with its remedy.
     """
     problems = [*installed_collisions(), *_run_dir(run_dir, resume)]
-    model, tokenizer = None, None
-    if config.model.path is not None:
-        model, more = read_model(config.model.path)
-        problems += more
-        if model is not None:
-            tokenizer, more = _tokenizer(config.model.path)
-            problems += more
-    else:
-        from trainer.scratch_tokenizer import make_tokenizer
-
-        tokenizer = make_tokenizer(config.model.scratch.tokenizer, config.rollout.context_length)
-        model = scratch_facts(config.model.scratch, len(tokenizer), config.rollout.context_length)
+    model, tokenizer, more = model_of(config)
+    problems += more
     if model is not None:
         problems += shortages(config, model, machine)
-    train, held_out, more = _data(config, tokenizer)
-    sets = Counter(prompt.tag for prompt in held_out)
-    problems += [*more, *_verifier(config.verifier.name), *_plugins(config), *_set_names(config, sets)]
+    data, more = data_problems(config, tokenizer)
+    sets = Counter(prompt.tag for prompt in data.held_out) if data else Counter()
+    problems += [*more, *_verifiers(config), *_plugins(config), *_set_names(config, sets)]
     if config.cluster.ray_address is None:
         problems += _missing_here(config.trainer, machine)
-    if problems or model is None:
+    if problems or model is None or data is None:
         raise Refused(problems)
+    gold = [] if resume else _gold(config, data)
     return Plan(
         config=config,
         run_dir=run_dir,
         model=model,
         machine=machine,
         need=need(config, model, machine.has_gpu),
-        train_problems=len(train),
-        held_out_problems=len(held_out),
+        train_problems=len(data.train),
+        held_out_problems=len(data.held_out),
         held_out_sets=sets,
-        longest_prompt=max(len(prompt.token_ids) for prompt in (*train, *held_out)),
+        longest_prompt=max(len(prompt.token_ids) for prompt in (*data.train, *data.held_out)),
+        data_notes=data.files.notes,
+        skipped=data.skipped,
+        gold=tuple(gold),
     )
 
 
@@ -148,9 +160,23 @@ def check_evaluation(config: RunConfig, checkpoint: Path, machine: Machine, json
         problems += [*more, *shortages(config, model, machine, trained=False)]
     if json_file and not (json_file.absolute().parent.is_dir() and os.access(json_file.absolute().parent, os.W_OK)):
         problems.append(f"--json {json_file}: cannot be written there; name a file in a directory of yours")
-    problems += [*_data(config, tokenizer)[2], *_verifier(config.verifier.name)]
+    problems += [*data_problems(config, tokenizer)[1], *_verifiers(config)]
     if problems:
         raise Refused(problems)
+
+
+def model_of(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
+    """The model that a run starts from, its tokenizer, and what is wrong with either."""
+    if config.model.path is None:
+        from trainer.scratch_tokenizer import make_tokenizer
+
+        tokenizer = make_tokenizer(config.model.scratch.tokenizer, config.rollout.context_length)
+        return scratch_facts(config.model.scratch, len(tokenizer), config.rollout.context_length), tokenizer, []
+    model, problems = read_model(config.model.path)
+    if model is None:
+        return None, None, problems
+    tokenizer, more = _tokenizer(config.model.path)
+    return model, tokenizer, [*problems, *more]
 
 
 def _run_dir(run_dir: Path, resume: bool) -> list[str]:
@@ -176,32 +202,42 @@ def _tokenizer(path: Path) -> tuple[Any, list[str]]:
         return None, [f"{path}: its tokenizer does not load: {error}; save it again with tokenizer.save_pretrained"]
 
 
-def _data(config: RunConfig, tokenizer: Any | None) -> tuple[tuple["Prompt", ...], tuple["Prompt", ...], list[str]]:
-    """Training and held-out prompts, or what is wrong with them; without a tokenizer only the rows are looked at."""
-    from cluster.materials import load_problems
-    from rollout.problem_files import load_files
-    from rollout.prompts import DataError
+def data_problems(config: RunConfig, tokenizer: Any | None) -> "tuple[RunData | None, list[str]]":
+    """The run's prompts, or what is wrong with them; without a tokenizer only the rows are looked at."""
+    from cluster.materials import load_data, raw_data
+    from rollout.data_errors import DataError
 
     try:
         if tokenizer is not None:
-            return *load_problems(config, tokenizer), []
-        if config.data.task == "file":
-            load_files(config.data)
+            return load_data(config, tokenizer), []
+        raw_data(config)
     except DataError as error:
-        return (), (), list(error.problems)
+        return None, list(error.problems)
     except ValueError as error:  # more countdown problems than there are
-        return (), (), [f"data.countdown: {error}"]
-    return (), (), []
+        return None, [f"data.countdown: {error}"]
+    return None, []
 
 
-def _verifier(name: str) -> list[str]:
+def _gold(config: RunConfig, data: "RunData") -> list[GoldCheck]:
+    """What the verifiers say of the gold answers in the data. Refuses sets of which too few score as correct."""
+    floor = config.data.gold_floor
+    checks = gold_checks(config, data.files) if config.data.task == "file" else []
+    if bad := [line for check in checks if not check.passes(floor) for line in check.refusal(floor)]:
+        raise Refused(bad)
+    return checks
+
+
+def _verifiers(config: RunConfig) -> Iterator[str]:
+    """Verifiers that cannot be loaded: the run's, and those of its data sets."""
     from verifiers.catalogue import load
 
-    try:
-        load(name)
-    except (UnknownName, TypeError) as error:
-        return [f"verifier.name: {error}"]
-    return []
+    for name, spec in config.verifier_specs().items():
+        where = f"verifier.others.{name}" if name in config.verifier.others else "data: verifier of a set"
+        try:
+            if name != config.verifier.name:  # the run's own has the empty name too
+                load(spec.name, spec.arguments)
+        except (ValueError, TypeError) as error:
+            yield f"{where if name else 'verifier.name'}: {error}"
 
 
 def _plugins(config: RunConfig) -> Iterator[str]:

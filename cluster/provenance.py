@@ -3,10 +3,10 @@
 Draws; the journal is read by `rollout.provenance`. Names of weights and their order come from the manifest.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich import box
 from rich.console import Console
@@ -132,9 +132,9 @@ def _rft(experts: Path, unchanged: bool) -> str:
         return "nothing: too few expert answers"
     table = pq.read_table(experts, columns=["prompt_id", "response_ids", "step"])
     prompts = len(table["prompt_id"].unique())
-    tokens = sum(len(ids) for ids in table["response_ids"])
-    steps = Counter(table["step"].to_pylist())
-    per_step = " ".join(f"{step}:{steps[step]}" for step in sorted(steps))
+    tokens = pc.sum(pc.list_value_length(table["response_ids"])).as_py() or 0
+    counts = {row["values"]: row["counts"] for row in table["step"].value_counts().to_pylist()}
+    per_step = " ".join(f"{step}:{counts[step]}" for step in sorted(counts))
     return (
         f"{len(table):,} expert answers to {prompts:,} prompts, {tokens:,} tokens; answers by RL step done: {per_step}"
     )

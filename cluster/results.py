@@ -102,6 +102,8 @@ def report(status: RunStatus, run: RunDir, best_by: str, console: Console) -> No
         console.print(said, highlight=False, markup=False)
     if status.state == "interrupted":
         console.print(f"\nInterrupted ({status.message}){_where(status)}", highlight=False, markup=False)
+    if status.state == "finished" and status.message:
+        console.print(f"\nNothing is left to do: {status.message}.", highlight=False, markup=False, soft_wrap=True)
     console.print(f"\nRun directory: {run.root}", highlight=False, soft_wrap=True, markup=False)
     for path, what in run.contents():
         console.print(f"  {Path(path).name:<14} {what}", highlight=False, soft_wrap=True, markup=False)

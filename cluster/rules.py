@@ -8,7 +8,7 @@ for η ≥ 0: at version v it always lets (v + 1)·B groups be accepted, and a f
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rollout.config import EvalConfig, RolloutConfig
+from rollout.config import DataConfig, EvalConfig, RolloutConfig
 from rollout.countdown_sets import HARDER_NUMBERS
 from rollout.problem_files import HELD_OUT
 from trainer.advantages.catalogue import ADVANTAGE_NAMES, TOKEN_REWARDS
@@ -174,11 +174,30 @@ def _model(model: ModelConfig) -> Iterator[str]:
         )
 
 
+def _sources(data: DataConfig) -> Iterator[str]:
+    if data.path is None and not data.sources:
+        yield "data.path must be set when data.task=file; add data.path=PROBLEMS.jsonl (or .parquet)"
+    if data.path is not None and data.sources:
+        yield f"data.path is the short form of one source, got {data.path} beside data.sources; leave one of them out"
+    weighted = [source.weight is not None for source in data.sources]
+    if any(weighted) and not all(weighted):
+        bare = next(source.called for source in data.sources if source.weight is None)
+        yield (
+            f"data.sources must all have a weight or none, got none for {bare!r}; without weights each counts by its "
+            "number of problems"
+        )
+    names = [*(source.called for source in data.sources), *data.eval_sets]
+    for name in {name for name in names if names.count(name) > 1}:
+        yield f"data.sources and data.eval_sets need names of their own, got {name!r} twice; set the name of a source"
+    for name in (source.called for source in data.sources):
+        if not name or "/" in name or name == HELD_OUT:
+            yield f"a source needs a name without '/', other than {HELD_OUT!r}, got {name!r}; set its name"
+
+
 def _task(config: "RunConfig") -> Iterator[str]:
     data, scratch = config.data, config.model.path is None
     if data.task == "file":
-        if data.path is None:
-            yield "data.path must be set when data.task=file; add data.path=PROBLEMS.jsonl (or .parquet)"
+        yield from _sources(data)
         if scratch and config.model.scratch.tokenizer == "countdown":
             yield (
                 "model.scratch.tokenizer=countdown knows 19 characters and cannot read data.task=file; "

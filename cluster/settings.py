@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from cluster.config import RunConfig, flatten, unflatten, walk
 from cluster.rules import broken_rules
+from rollout.dataset_files import HUB
 
 ENV_PREFIX = "RLOOP_"
 
@@ -80,19 +81,27 @@ def _build(settings: Mapping[str, Setting]) -> RunConfig:
     try:
         return RunConfig.model_validate(unflatten({key: s.value for key, s in settings.items()}))
     except ValidationError as error:
-        raise Refused([_sentence(dict(e), settings) for e in error.errors()]) from None
+        raise Refused([_sentence(dict(e), settings) for e in error.errors() if not _beside(e["loc"])]) from None
 
 
 def _absolute(key: str, setting: Setting) -> Setting:
     """Inputs are named from the current directory; the resolved run says where they were."""
 
     def absolute(value: Any) -> Any:
-        return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
+        """A path, or a mapping that has one; names of the hub stay."""
+        if isinstance(value, dict) and "path" in value:
+            return value | {"path": absolute(value["path"])}
+        if not isinstance(value, str) or value.startswith(HUB):
+            return value
+        return str(Path(value).expanduser().absolute())
 
+    value = setting.value
     if key in ("data.path", "data.eval_path", "model.path"):
-        return Setting(absolute(setting.value), setting.origin)
-    if key == "data.eval_sets" and isinstance(setting.value, dict):
-        return Setting({name: absolute(path) for name, path in setting.value.items()}, setting.origin)
+        return Setting(absolute(value), setting.origin)
+    if key == "data.eval_sets" and isinstance(value, dict):
+        return Setting({name: absolute(path) for name, path in value.items()}, setting.origin)
+    if key == "data.sources" and isinstance(value, list):
+        return Setting([absolute(one) if isinstance(one, dict) else one for one in value], setting.origin)
     return setting
 
 
@@ -206,6 +215,8 @@ _RULES = {
     "less_than": "must be less than {lt}",
     "literal_error": "must be one of {expected}",
     "int_from_float": "must be a whole number",
+    "extra_forbidden": "is no such key; see docs/data.md for those that a set has",
+    "missing": "must be there",
     "string_pattern_mismatch": "may hold letters, digits, dot, dash and underscore only",
 }
 _TYPES = {
@@ -216,18 +227,27 @@ _TYPES = {
     "dict": "names with values, {name: value}",
     "string": "text",
     "path": "a path",
+    "model": "a mapping with a path, {path: FILE}",
 }
+
+
+def _beside(loc: tuple[int | str, ...]) -> bool:
+    """Where a path or a mapping will do, pydantic says of a mapping also that it is no path."""
+    return any(str(part).startswith("lax-or-strict") for part in loc)
 
 
 def _sentence(error: dict[str, Any], settings: Mapping[str, Setting]) -> str:
     """A pydantic error as rule, value and way out."""
     parts = [str(part) for part in error["loc"]]
-    key = next(k for n in range(len(parts), 0, -1) if (k := ".".join(parts[:n])) in _KEYS)
+    depth = next(n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in _KEYS)
+    key = ".".join(parts[:depth])
+    inside = [part for part in error["loc"][depth:] if part != "SetConfig"]
+    place = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside)
     origin = settings[key].origin if key in settings else "default"
     rule = _RULES.get(error["type"], "").format(**error.get("ctx", {}))
     if not rule:
         rule = "must be " + _TYPES.get(error["type"].partition("_")[0], f"valid ({error['msg']})")
-    return f"{origin}: {key} {rule}, got {error['input']!r}; default: {show(default_of(_KEYS[key]))}"
+    return f"{origin}: {place} {rule}, got {error['input']!r}; default: {show(default_of(_KEYS[key]))}"
 
 
 def default_of(field: FieldInfo) -> Any:

@@ -82,7 +82,7 @@ class Supervisor:
 
     Args:
         core: The actors that make the run; its `run` is the run.
-        verifiers: The verifier pool.
+        verifiers: The verifier pools, by name.
         workforce: The rollout workers.
         incidents: Where failures are written down, and their budget.
         patience: How long what is borne.
@@ -94,7 +94,7 @@ class Supervisor:
     def __init__(
         self,
         core: Ensemble,
-        verifiers: Ensemble,
+        verifiers: Mapping[str, Ensemble],
         workforce: Workforce,
         incidents: Incidents,
         patience: Patience,
@@ -102,7 +102,7 @@ class Supervisor:
         prod: Callable[[Pulse], Awaitable[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ensembles = {_CORE: core, "verifiers": verifiers}
+        self._ensembles = {_CORE: core, **verifiers}
         self._workforce = workforce
         self._incidents = incidents
         self._patience = patience
@@ -247,7 +247,8 @@ class Supervisor:
         if unit in self._recoveries:
             return
         in_vain = unit == _CORE and bool(self._to_learn_again)
-        action = {_CORE: "the learning side starts again", "verifiers": "it starts again"}.get(unit, "it is replaced")
+        again = "the learning side starts again" if unit == _CORE else "it starts again"
+        action = again if unit in self._ensembles else "it is replaced"
         incident = self._incidents.begin(victim, noticed, action)
         self._recoveries[unit] = asyncio.create_task(self._recover(unit, everybody or in_vain)), incident
 

@@ -7,7 +7,7 @@ forgets it.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actors.waiting import within
@@ -23,14 +23,14 @@ _TELL_S = 5.0  # how long others have to take note that a worker is lost; they f
 
 
 class Workforce:
-    """The rollout workers. Without a broadcaster they keep the weights they came up with."""
+    """The rollout workers. They share the verifier pools out; without a broadcaster they keep their first weights."""
 
     def __init__(
         self,
         casting: Casting,
         model_dir: str,
         buffer: "Peer",
-        verifiers: "Peer",
+        verifiers: "Sequence[Peer]",
         start_timeout_s: float,
         broadcaster: "Peer | None" = None,
     ) -> None:
@@ -48,9 +48,11 @@ class Workforce:
 
     async def hire(self, count: int = 1) -> list[str]:
         """Bring up new workers, engines and all; returns their names."""
-        names = [f"rollout-worker-{self._hired + i}" for i in range(count)]
+        numbers = range(self._hired, self._hired + count)
         self._hired += count
-        await asyncio.gather(*(self._come_up(name) for name in names))
+        names = [f"rollout-worker-{number}" for number in numbers]
+        pools = [self._verifiers[number % len(self._verifiers)] for number in numbers]
+        await asyncio.gather(*map(self._come_up, names, pools))
         return names
 
     async def enlist(self, name: str) -> None:
@@ -93,8 +95,8 @@ class Workforce:
         """Close everyone, or kill who does not answer."""
         await close_all({**self._coming, **self.workers}, seconds)
 
-    async def _come_up(self, name: str) -> None:
-        worker = self._casting.worker(name, self._model_dir, self._buffer, self._verifiers)
+    async def _come_up(self, name: str, verifiers: "Peer") -> None:
+        worker = self._casting.worker(name, self._model_dir, self._buffer, verifiers)
         self._coming[name] = worker
         try:
             await within(self._start_timeout_s, worker.engine_pids(), f"{name} comes up {START_KEY}")

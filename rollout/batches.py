@@ -3,6 +3,7 @@
 S sequences, N tokens. Siblings without a verdict are left out; a group too old for the bound is not accepted here.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,15 +36,16 @@ def training_batch(groups: Sequence[RolloutGroup], version: int) -> tuple[BatchI
         group_ids=[i for i, _ in sequences],
         version=version,
     )
-    return _info(tuple(g.key for g in groups), batch, _metrics(groups, batch, version)), batch
+    tiers = tuple(sorted(_isolation([r for group in groups for r in group.rollouts])))
+    return _info(tuple(g.key for g in groups), batch, _metrics(groups, batch, version), tiers), batch
 
 
 def supervised_batch(examples: Sequence[SupervisedExample]) -> TrainingBatch:
-    """Pack demonstrations: the mask is on the response, there is no behaviour policy and no reward."""
+    """Pack demonstrations: the mask is on what is to be imitated, there is no behaviour policy and no reward."""
     token_ids = [np.concatenate([e.prompt_ids, e.response_ids]) for e in examples]
     return _pack(
         token_ids=token_ids,
-        masks=[np.arange(len(t)) >= len(e.prompt_ids) for t, e in zip(token_ids, examples, strict=True)],
+        masks=[np.concatenate([np.zeros(len(e.prompt_ids), np.bool_), e.loss_mask]) for e in examples],
         logprobs=[np.zeros(len(t)) for t in token_ids],
         versions=[np.full(len(t), -1) for t in token_ids],
         rewards=[0.0] * len(examples),
@@ -106,14 +108,35 @@ def _metrics(groups: Sequence[RolloutGroup], batch: TrainingBatch, version: int)
         "response_len_max": float(lengths.max()),
         "staleness_mean": float(ages.mean()) if len(ages) else 0.0,
         "staleness_max": float(ages.max()) if len(ages) else 0.0,
+        "verdict_ms_mean": float(np.mean([r.verdict.milliseconds for r in siblings])),
+        "verdict_ms_max": max(r.verdict.milliseconds for r in siblings),
+        **{f"verdict_{name}": total for name, total in _facts(siblings).items()},
+        **{f"isolation_{tier}_frac": count / len(siblings) for tier, count in _isolation(siblings).items()},
     }
 
 
-def _info(keys: tuple[GroupKey, ...], batch: TrainingBatch, metrics: dict[str, float]) -> BatchInfo:
+def _isolation(rollouts: Sequence[Rollout]) -> Counter[str]:
+    """How many answers' code ran in which tier of the sandbox."""
+    return Counter(rollout.verdict.isolation for rollout in rollouts if rollout.verdict.isolation)
+
+
+def _facts(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What verifiers counted on the way, summed up; parts of the reward apart."""
+    totals: dict[str, float] = {}
+    for rollout in rollouts:
+        for name, value in rollout.verdict.facts.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals
+
+
+def _info(
+    keys: tuple[GroupKey, ...], batch: TrainingBatch, metrics: dict[str, float], isolation: tuple[str, ...] = ()
+) -> BatchInfo:
     return BatchInfo(
         groups=keys,
         num_sequences=batch.num_sequences,
         num_tokens=len(batch.token_ids),
         num_loss_tokens=batch.num_loss_tokens,
         metrics=metrics,
+        isolation=isolation,
     )

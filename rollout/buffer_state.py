@@ -19,7 +19,7 @@ from rollout.datasets import RowArray, SupervisedDataset, batch_rows
 from rollout.drift import Drift
 from rollout.events import Fate
 from rollout.failures import FailureWatch
-from rollout.ledger import PromptOrder
+from rollout.prompt_order import Position, PromptOrder
 from rollout.records import BatchInfo, EvalCounts, GroupKey, IntArray, Prompt, RolloutGroup, TrainingBatch
 
 _MOST_HELD_OUT = 512  # examples that a supervised phase looks at without training them
@@ -272,9 +272,9 @@ class RLPhase:
         self.step += 1
         self.version = version
 
-    def _age(self, ready: ReadyGroup) -> tuple[int, int, int]:
+    def _age(self, ready: ReadyGroup) -> tuple[int, Position]:
         """Oldest tokens first; among equals in the order of the prompts, so that η = 0 does not depend on timing."""
-        return (self.version if ready.oldest is None else ready.oldest, *self._order.position(ready.key))
+        return self.version if ready.oldest is None else ready.oldest, self._order.position(ready.key)
 
     def _refuse_barren(self) -> None:
         dropped = self._barren.total()

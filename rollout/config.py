@@ -1,9 +1,12 @@
 """The `data`, `rollout` and `eval` sections of a run file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
+
+_S = TypeVar("_S", bound="SetConfig")
+_OF_ROWS = ("question_key", "answer_key", "id_key", "tag_key", "response_key", "verifier_key", "extra_keys")
 
 
 class CountdownConfig(BaseModel):
@@ -27,6 +30,57 @@ class CountdownConfig(BaseModel):
     )
 
 
+_QUESTION = Field(
+    None, description="Column of the problem, text or messages, e.g. `extra_info.question`; null finds it."
+)
+_ANSWER = Field(None, description="Column of the reference; null finds it, '' where the verifier needs none.")
+_ID = Field(None, description="Column of a unique id; null: `id`. Rows without one are numbered.")
+_TAG = Field(None, description="Column that parts held-out problems into sets, e.g. `level`; null for none.")
+_RESPONSE = Field(None, description="Column of a response that must score as correct; null for none.")
+_VERIFIER = Field(
+    None, description="Column that names the verifier of each row; null: `verifier`, '' leaves that one unread."
+)
+_EXTRAS = Field(None, description="Further columns kept for the verifier; null keeps all, [] none.")
+_SPLIT = Field(None, description="Split of `path`, where that is a directory or a hub data set; null: `train`.")
+_SUBSET = Field(None, description="Subset (configuration) of `path`, where that has several.")
+
+
+class SetConfig(BaseModel):
+    """One set of problems: its file, and what is different about its rows. Null: as `data` says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path = Field(description="File, directory, or hf:OWNER/NAME.")
+    split: str | None = _SPLIT
+    subset: str | None = _SUBSET
+    verifier: str | None = Field(None, description="Verifier of rows that name none; null: `verifier.name`.")
+    question_key: str | None = _QUESTION
+    answer_key: str | None = _ANSWER
+    id_key: str | None = _ID
+    tag_key: str | None = _TAG
+    response_key: str | None = _RESPONSE
+    verifier_key: str | None = _VERIFIER
+    extra_keys: tuple[str, ...] | None = _EXTRAS
+
+    @model_serializer(mode="wrap")
+    def _short(self, dump: Any) -> dict[str, Any]:
+        """What is not said is not written."""
+        return {key: value for key, value in dump(self).items() if value is not None}
+
+
+class SourceConfig(SetConfig):
+    """One source of training problems in a mixture."""
+
+    name: str | None = Field(None, description="What it is called; null: its file's name without the ending.")
+    weight: float | None = Field(None, gt=0, le=1e6, description="Groups drawn from it, relative to other sources.")
+    limit: int | None = Field(None, ge=1, description="Use only its first N problems.")
+
+    @property
+    def called(self) -> str:
+        """Its name in ids, metrics and messages."""
+        return self.name or self.path.name.partition(".")[0]
+
+
 class DataConfig(BaseModel):
     """Where problems come from."""
 
@@ -35,26 +89,62 @@ class DataConfig(BaseModel):
     task: Literal["file", "countdown"] = Field(
         "file", description="`file` reads `path`; `countdown` generates problems, nothing to download."
     )
-    path: Path | None = Field(None, description="JSONL or Parquet file of training problems (task=file).")
-    eval_path: Path | None = Field(
-        None, description="Held-out problems; when unset, `eval_fraction` of `path` is held out."
+    path: Path | None = Field(
+        None, description="Training problems (task=file): JSONL, Parquet, Arrow, a directory, or hf:OWNER/NAME."
     )
-    eval_sets: dict[str, Path] = Field(
+    sources: tuple[SourceConfig, ...] = Field(
+        (), description="Several sources instead of `path`: `[{path: a.jsonl, weight: 3, verifier: math}, …]`."
+    )
+    eval_path: Path | SetConfig | None = Field(
+        None, description="Held-out problems, or `{path, split…}`; null holds `eval_fraction` out of the training data."
+    )
+    eval_sets: dict[str, Path | SetConfig] = Field(
         default_factory=dict,
         description="Further held-out sets, e.g. `{aime: aime.jsonl}`; each is reported under its name.",
     )
-    eval_fraction: float = Field(0.1, gt=0, lt=1, description="Share of `path` held out when `eval_path` is unset.")
-    question_key: str = Field("question", description="Column that holds the problem.")
-    answer_key: str = Field("answer", description="Column that holds the answer (GSM8K's `#### 72` is understood).")
-    id_key: str = Field("id", description="Column that holds a unique id; the line number is used where absent.")
-    tag_key: str | None = Field(
-        None, description="Column that parts held-out problems into sets, e.g. `level`; null for none."
+    eval_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of the training data held out when `eval_path` is unset."
     )
+    split: str | None = _SPLIT
+    subset: str | None = _SUBSET
+    question_key: str | None = _QUESTION
+    answer_key: str | None = _ANSWER
+    id_key: str | None = _ID
+    tag_key: str | None = _TAG
+    response_key: str | None = _RESPONSE
+    verifier_key: str | None = _VERIFIER
+    extra_keys: tuple[str, ...] | None = _EXTRAS
     instruction: str = Field(
         "", description="Text put before every problem, e.g. how to mark the final answer; empty for none."
     )
-    limit: int | None = Field(None, ge=1, description="Use only the first N training problems.")
+    limit: int | None = Field(None, ge=1, description="Use only the first N training problems of each source.")
+    on_bad_row: Literal["refuse", "skip"] = Field(
+        "refuse", description="Rows that cannot be used end the run before it starts, or are left out and listed."
+    )
+    check_gold: int = Field(
+        64, ge=0, le=10_000, description="Gold answers of each set that the verifier must accept at first; 0: none."
+    )
+    gold_floor: float = Field(0.95, gt=0, le=1, description="Share of these that must score as correct.")
     countdown: CountdownConfig = Field(default_factory=CountdownConfig, description="Settings of task=countdown.")
+
+    def training_sources(self) -> tuple[SourceConfig, ...]:
+        """The sources, with what `data` says for all of them; `path` is one."""
+        alone = (SourceConfig(path=self.path, split=self.split, subset=self.subset),) if self.path else ()
+        asked = self.sources or alone
+        return tuple(self._completed(source, "limit", *_OF_ROWS) for source in asked)
+
+    def sets(self) -> tuple[SetConfig, ...]:
+        """Everything that is read: sources and held-out sets."""
+        held_out = [self.eval_path, *self.eval_sets.values()]
+        return *self.training_sources(), *(self.held_out_set(asked) for asked in held_out if asked is not None)
+
+    def held_out_set(self, asked: Path | SetConfig) -> SetConfig:
+        """A held-out set, with what `data` says for all of them."""
+        return self._completed(SetConfig(path=asked) if isinstance(asked, Path) else asked, *_OF_ROWS)
+
+    def _completed(self, asked: _S, *keys: str) -> _S:
+        unsaid = {key: getattr(self, key) for key in keys if getattr(asked, key) is None}
+        return asked.model_copy(update=unsaid)
 
 
 class EngineConfig(BaseModel):

@@ -10,7 +10,7 @@ import random
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from rollout.prompts import RawProblem
+from rollout.problems import RawProblem
 from verifiers.countdown import apply
 
 CHARACTERS = "0123456789,+-*/=;>:"

@@ -15,7 +15,7 @@ from typing import Literal
 
 from rollout.config import CountdownConfig
 from rollout.countdown import CountdownProblem, problems
-from rollout.prompts import RawProblem
+from rollout.problems import RawProblem
 
 Split = Literal["test", "validation"]
 

@@ -1,27 +1,31 @@
 """Supervised data: demonstrations and expert sets, one Parquet file each.
 
-Columns `prompt_ids` and `response_ids` (list<int32>); further columns are provenance and are ignored here. The
-order of training is a function of (rows, seed, step), so a phase can be taken up at any step.
+Columns `prompt_ids` and `response_ids` (list<int32>) and, where the policy did not write all of a response itself,
+`loss_mask` (list<bool>); further columns are provenance and are ignored here. The order of training is a function of
+(rows, seed, step), so a phase can be taken up at any step.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rollout.records import IntArray
+from rollout.records import BoolArray, IntArray
 from rollout.storage import whole_file
 
 RowArray = npt.NDArray[np.int64]
 """Row numbers of a dataset."""
 
 _IDS = pa.list_(pa.int32())
+_MASK = pa.list_(pa.bool_())
 _ROW_GROUP_BYTES = 32 << 20  # what a writer has in memory at a time
 
 
@@ -33,6 +37,8 @@ class SupervisedExample:
     """[P]"""
     response_ids: IntArray
     """[L] with the token that ends it."""
+    loss_mask: BoolArray
+    """[L] tokens to imitate; the others (what a tool said) are only read."""
 
 
 def write_supervised(path: Path, pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> int:
@@ -81,24 +87,31 @@ class SupervisedDataset:
         """Read a file.
 
         Raises:
-            ValueError: When a column is missing or the file has no row.
+            ValueError: When a column is missing, the file has no row, or a mask is not as long as its response.
         """
         names = pq.read_schema(path).names
         if missing := {"prompt_ids", "response_ids"} - set(names):
             raise ValueError(f"{path} needs the columns prompt_ids and response_ids, it lacks {sorted(missing)}")
-        table = pq.read_table(path, columns=["prompt_ids", "response_ids"])
+        wanted = [name for name in names if name in ("prompt_ids", "response_ids", "loss_mask")]
+        table = pq.read_table(path, columns=wanted)
         if not len(table):
             raise ValueError(f"{path} has no examples; a supervised phase needs at least one")
-        self._prompts, self._responses = table["prompt_ids"], table["response_ids"]
+        self._prompts, self._responses = table["prompt_ids"].cast(_IDS), table["response_ids"].cast(_IDS)
+        self._masks = table["loss_mask"].cast(_MASK) if "loss_mask" in names else None
+        if self._masks is not None and not _lengths(self._masks).equals(_lengths(self._responses)):
+            raise ValueError(f"{path}: a row's loss_mask needs as many entries as its response_ids")
 
     def __len__(self) -> int:
         return len(self._prompts)
 
     def __getitem__(self, row: int) -> SupervisedExample:
-        return SupervisedExample(
-            self._prompts[row].values.to_numpy().astype(np.int32),
-            self._responses[row].values.to_numpy().astype(np.int32),
+        response = self._responses[row].values.to_numpy()
+        mask = (
+            np.ones(len(response), np.bool_)
+            if self._masks is None
+            else self._masks[row].values.to_numpy(zero_copy_only=False)
         )
+        return SupervisedExample(self._prompts[row].values.to_numpy(), response, mask)
 
     def split(self, fraction: float, seed: int) -> tuple[RowArray, RowArray]:
         """Rows to train and rows to hold out, in an order of chance: all answers to a prompt are on one side.
@@ -108,15 +121,22 @@ class SupervisedDataset:
         everything = np.arange(len(self), dtype=np.int64)
         if not fraction:
             return everything, everything[:0]
-        key = str(seed).encode()
-        draws = np.empty(len(self), np.uint64)
-        for row, prompt in enumerate(self._prompts):
-            ids = prompt.values.to_numpy().astype(np.int32)
-            draws[row] = int.from_bytes(blake2b(ids.tobytes(), digest_size=8, key=key).digest(), "big")
+        draws = np.concatenate([_hashes(chunk, str(seed).encode()) for chunk in self._prompts.chunks])
         held = draws < np.uint64(int(fraction * 2**64))
         if held.all():
             return everything, everything[:0]
         return everything[~held], np.random.default_rng(seed).permutation(everything[held])
+
+
+def _lengths(column: pa.ChunkedArray) -> pa.Array:
+    return pc.list_value_length(column).combine_chunks()
+
+
+def _hashes(lists: pa.ListArray, key: bytes) -> npt.NDArray[np.uint64]:
+    """[N] of the tokens of each row."""
+    values, offsets = memoryview(lists.values.to_numpy()), lists.offsets.to_pylist()
+    hashes = (blake2b(values[a:b], digest_size=8, key=key).digest() for a, b in pairwise(offsets))
+    return np.frombuffer(b"".join(hashes), ">u8")
 
 
 def num_steps(rows: int, batch_size: int, epochs: float) -> int:

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
     [
         ("prompt_ids", pa.list_(pa.int32())),
         ("response_ids", pa.list_(pa.int32())),
+        ("loss_mask", pa.list_(pa.bool_())),  # tokens that the policy wrote itself
         ("prompt_id", pa.string()),
         ("epoch", pa.int64()),
         ("sample_index", pa.int32()),

@@ -11,13 +11,10 @@ It refuses every other transition. What was trained once is never trained by ano
 earlier checkpoint trains the recorded steps again, on the same groups (`steps`). It knows no clock and no tokens.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-
-import numpy as np
 
 from rollout.events import (
     Discarded,
@@ -205,64 +202,3 @@ class Ledger:
         if entry is None or entry.state != state:
             raise IllegalTransition(f"{type(event).__name__} needs a group that is {state}, {key} is {self.state(key)}")
         return entry
-
-
-class PromptOrder:
-    """Which training prompt comes next: a seeded shuffle per epoch, entered where the ledger says.
-
-    Within an epoch no prompt is skipped or repeated; one that becomes free again comes before all later ones.
-    """
-
-    def __init__(self, prompt_ids: Sequence[str], seed: int, ledger: Ledger) -> None:
-        self._prompt_ids = prompt_ids
-        self._seed = seed
-        self._ledger = ledger
-        self._orders: dict[int, list[str]] = {}
-        self._places: dict[int, dict[str, int]] = {}
-        self._freed: list[tuple[int, int]] = []  # heap of (epoch, place) before the cursor
-        self.rewind()
-
-    def rewind(self) -> None:
-        """Derive the cursor from the ledger: behind the last prompt that was ever touched."""
-        known = set(self._prompt_ids)
-        keys = [key for key in self._ledger.entries if key.purpose == "train" and key.prompt_id in known]
-        epoch = max((key.epoch for key in keys), default=0)
-        places = [self._place(key) for key in keys if key.epoch == epoch]
-        self._epoch, self._cursor = epoch, max(places, default=-1) + 1
-        touched = [(e, place) for e in range(epoch) for place in range(len(known))]
-        touched += [(epoch, place) for place in range(self._cursor)]
-        self._freed = [at for at in touched if self._ledger.state(self._key(*at)) == "free"]  # sorted: a heap
-
-    def __len__(self) -> int:
-        return len(self._prompt_ids)
-
-    def next(self) -> GroupKey:
-        """Take the next free group."""
-        if self._freed:
-            return self._key(*heapq.heappop(self._freed))
-        if self._cursor == len(self._prompt_ids):
-            self._epoch, self._cursor = self._epoch + 1, 0
-        self._cursor += 1
-        return self._key(self._epoch, self._cursor - 1)
-
-    def put_back(self, key: GroupKey) -> None:
-        """The group is free again."""
-        heapq.heappush(self._freed, (key.epoch, self._place(key)))
-
-    def position(self, key: GroupKey) -> tuple[int, int]:
-        """(epoch, place within it): where a training group stands in the order."""
-        return key.epoch, self._place(key)
-
-    def _key(self, epoch: int, place: int) -> GroupKey:
-        return GroupKey("train", epoch, self._order(epoch)[place])
-
-    def _place(self, key: GroupKey) -> int:
-        self._order(key.epoch)
-        return self._places[key.epoch][key.prompt_id]
-
-    def _order(self, epoch: int) -> list[str]:
-        if epoch not in self._orders:
-            shuffled = np.random.default_rng([self._seed, epoch]).permutation(len(self._prompt_ids))
-            self._orders[epoch] = [self._prompt_ids[i] for i in shuffled]
-            self._places[epoch] = {prompt_id: place for place, prompt_id in enumerate(self._orders[epoch])}
-        return self._orders[epoch]

@@ -2,6 +2,7 @@
 unfinished one, one row per piece; and back.
 """
 
+import json
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ SCHEMA = pa.schema(
         ("verifier_version", pa.string()),
         ("feedback", pa.string()),
         ("answer", pa.string()),
+        ("reason", pa.string()),  # JSON of what else the verdict says, less what it leaves open
         ("finish_reason", pa.string()),
         ("oldest_version", pa.int32()),
         ("newest_version", pa.int32()),
@@ -57,9 +59,11 @@ PIECES_SCHEMA = pa.schema(
         ("verifier_version", pa.string()),
         ("feedback", pa.string()),
         ("answer", pa.string()),
+        ("reason", pa.string()),
     ]
 )
 
+_REASON = ("expected", "rule", "milliseconds", "steps", "isolation", "facts")
 _ARRAYS = ("prompt_ids", "token_ids", "logprobs", "versions", "loss_mask")
 
 
@@ -87,6 +91,7 @@ def to_batch(group: RolloutGroup, iteration: int, step: int) -> pa.RecordBatch:
         "verifier_version": [r.verdict.version for r in rollouts],
         "feedback": [r.verdict.feedback for r in rollouts],
         "answer": [r.verdict.answer for r in rollouts],
+        "reason": [_reason(r.verdict) for r in rollouts],
         "finish_reason": [r.response.finish_reason for r in rollouts],
         "oldest_version": [int(v.min()) if len(v) else -1 for v in versions],
         "newest_version": [int(v.max()) if len(v) else -1 for v in versions],
@@ -136,6 +141,7 @@ def pieces_to_batch(progress: GroupProgress) -> pa.RecordBatch:
         "verifier_version": [verdict and verdict.version for verdict in verdicts],
         "feedback": [verdict and verdict.feedback for verdict in verdicts],
         "answer": [verdict and verdict.answer for verdict in verdicts],
+        "reason": [verdict and _reason(verdict) for verdict in verdicts],
     }
     return _batch(columns, PIECES_SCHEMA)
 
@@ -176,7 +182,14 @@ def _segment(batch: pa.RecordBatch, i: int, row: dict[str, Any]) -> Segment:
     )
 
 
+def _reason(verdict: Verdict) -> str:
+    said = {name: getattr(verdict, name) for name in _REASON}
+    return json.dumps({name: value for name, value in said.items() if value})
+
+
 def _verdict(row: dict[str, Any]) -> Verdict:
+    reason = json.loads(row["reason"])
+    reason["steps"] = tuple(reason.get("steps", ()))
     return Verdict(
         row["reward"],
         row["verdict_status"],
@@ -185,6 +198,7 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         dict(row["parts"]),
         row["feedback"],
         row["answer"],
+        **reason,
     )
 
 

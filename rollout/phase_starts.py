@@ -9,7 +9,7 @@ from rollout.config import RolloutConfig
 from rollout.curation import GroupCurator
 from rollout.events import Trained
 from rollout.failures import FailureWatch
-from rollout.ledger import PromptOrder
+from rollout.prompt_order import PromptOrder
 from rollout.prompt_set import PromptSet
 from rollout.records import EvalCounts, GroupKey, RolloutGroup
 from rollout.sample_phase import SamplePhase

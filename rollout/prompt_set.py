@@ -27,8 +27,9 @@ class PromptSet:
         """sha256 over all of the problems, in order, that decides what is generated and how it is scored."""
         digest = hashlib.sha256()
         for prompts in (self.train, self.held_out):
-            for prompt in prompts.values():
-                digest.update(json.dumps([prompt.id, prompt.token_ids, prompt.text, prompt.reference]).encode())
+            for p in prompts.values():
+                fields = [p.id, p.token_ids, p.text, p.reference, p.verifier, p.extras]
+                digest.update(json.dumps(fields).encode())
             digest.update(b"|")
         return digest.hexdigest()
 

@@ -38,6 +38,10 @@ class Prompt:
     """Where it came from, e.g. `train.jsonl:17`; evaluation reports one line per `tag`, not per source."""
     tag: str = ""
     """The held-out set that evaluation reports it in, e.g. `4 numbers`."""
+    verifier: str = ""
+    """Which verifier judges answers to it; empty: the run's."""
+    extras: str = ""
+    """Its further columns, for the verifier, as a JSON object; empty when there are none."""
 
 
 class GroupKey(NamedTuple):
@@ -45,7 +49,7 @@ class GroupKey(NamedTuple):
 
     purpose: Purpose
     epoch: int
-    """Pass over the training prompts, or number of the evaluation."""
+    """Pass over the training prompts of its source, or number of the evaluation."""
     prompt_id: str
 
 
@@ -270,6 +274,8 @@ class BatchInfo:
     """Steps, this one included, that were trained before and are trained again after a restart; 0 for a new one."""
     ends: str = ""
     """Why the phase ends with this step, where that is on record already."""
+    isolation: tuple[str, ...] = ()
+    """Tiers of the sandbox in which code of its answers ran; empty where none did."""
 
 
 @dataclass(frozen=True, slots=True)

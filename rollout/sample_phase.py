@@ -5,7 +5,7 @@ What comes in is in the journal, for an expert set to be chosen from. Plain book
 
 from rollout.events import Fate
 from rollout.failures import FailureWatch
-from rollout.ledger import PromptOrder
+from rollout.prompt_order import PromptOrder
 from rollout.records import GroupKey, Prompt, RolloutGroup
 
 SAMPLED = "sampled"

@@ -1,80 +1,86 @@
-"""Finding the final answer in a text, and reading it as a number. Judges nothing; knows no sympy."""
+"""Finding the final answer in a text. Judges nothing; knows no sympy."""
 
 import re
-from fractions import Fraction
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+
+from verifiers.units import known_words, read_unit
+from verifiers.visible import tagged
+from verifiers.written_number import NUMERAL, TIMES_TEN
 
 _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+_CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's notes: 2*3 = <<2*3=6>>6
 _ANSWER_IS = re.compile(r"\banswer\s+is\b[:\s]*", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-_NUMBER_IN_TEXT = re.compile(r"(?<![\w.])-?\$?\s?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?%?")
-
-_LATEX_NOISE = re.compile(
-    r"\\(?:left|right|displaystyle|,|!|;|:|\s)"  # spacing and sizes
-    r"|\\(?=[%$])"  # escaped signs
-    r"|\{(?=,\})|(?<=,)\}"  # 1{,}234
+_ABBREVIATED = "".join(rf"(?<!\b{word})" for word in ("St", "Mt", "Ft", "Mr", "Mrs", "Ms", "Dr", "vs"))
+_SENTENCE_END = re.compile(rf"{_ABBREVIATED}[.!?](?=\s+(?![a-z])|\s*$)")  # `the U.S. dollar` goes on
+_SIGN = r"(?:(?<==)\s?-\s?|(?<==\s)-\s|(?<![\w.)\]}])-)?"  # `10 - 5` ends in 5, `= - 5` in -5, a bullet is no sign
+NUMBER_IN_TEXT = re.compile(
+    rf"{_SIGN}\$?(?:(?<![\w.])|(?<=frac)|(?<=sqrt)){NUMERAL}(?:[eE][-+]?\d+)?(?:{TIMES_TEN})?(?:\s?/\s?\d+|\s\d+/\d+)?(?:\s?%)?"
 )
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("*", "*"), ("`", "`"), ('"', '"'))
-_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{(-?\d+)\}|(\d))\s*(?:\{(-?\d+)\}|(\d))")
-_ASSIGNMENT = re.compile(r"[A-Za-z]\w*\s*=\s*(?=[-+$\d\\.])")
-_NUMBER = re.compile(
-    r"(?P<sign>[-+]?)\s*(?:[$€£¥]\s*)?(?P<sign2>[-+]?)"
-    r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
-    r"(?:[eE](?P<exponent>[-+]?\d{1,2}))?"
-    r"(?:\s*/\s*(?P<denominator>\d+))?"
-    r"\s*(?P<percent>%|percent\b)?"
-    r"(?P<unit>(?:(?:\s*[€£¥°]|\s+[A-Za-z][A-Za-z.']*|-[A-Za-z]{3,}|(?<=\d)[a-z]{2,3}\b)+(?:\^\{?\d\}?)?)?)"
+"""A number as it stands in a sentence, without its unit."""
+_FORMULA = re.compile(
+    r"\$\$([^$]+)\$\$|\\\(((?:[^\\]|\\[^)(])+)\\\)|\\\[((?:[^\\]|\\[^\]\[])+)\\\]"
+    r"|\$(?=[^\s$])([^$\n]*[^\s$])\$(?![\d$])"  # as pandoc has it: `$5 and $7` is no formula
 )
-_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SHORT_UNITS = frozenset(
-    ["am", "cl", "cm", "dl", "ft", "gb", "hr", "in", "kb", "kg", "km", "lb", "mb", "mg", "ml", "mm", "oz", "pm"]
-)
-# After a number these words are mathematics, not units, and so is any other word of one or two letters: `5 x`.
-_NOT_UNITS = frozenset(
-    ["sqrt", "sin", "cos", "tan", "log", "exp", "mod", "and", "not", "squared", "cubed", "factorial", "choose"]
-)
-_MAX_DIGITS = 100
+_FORMULA_WORD = re.compile(r"[\\^{√]|\d\*\*|[A-Za-z]\(|(?<![A-Za-z])[A-Za-z][-+*/]")
+_SPACE = re.compile(r"\s")
+_LAST_SPACE = re.compile(r".*\s", re.DOTALL)
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![A-Za-z])")
+_DIGIT_BEFORE = re.compile(r"\d\s+[^\s\d]+$")
+_EQUALS = re.compile(r"(?<![<>!:])=")
+_END = re.compile(r"\\end\{\w+\*?\}|\\\\\s*$")
+_WINDOW = 300
+"""Characters around a number in which its formula is looked for."""
+
+MARKS = ("answer_tag", "boxed", "hashes", "answer_is")
+"""Ways to mark an answer as final."""
 
 
-class Number(NamedTuple):
-    """A number as written."""
-
-    value: Fraction
-    percent: bool
-    """Whether a percent sign stood behind it; `value` is then the number in front of the sign."""
-
-    def equals(self, other: "Number") -> bool:
-        """Equal as numbers. When only one has a percent sign, 20% is both 20 and 0.2."""
-        if self.value == other.value:
-            return True
-        if self.percent == other.percent:
-            return False
-        percent, plain = (self, other) if self.percent else (other, self)
-        return percent.value / 100 == plain.value
-
-
-def marked_answer(text: str) -> str | None:
+def marked_answer(text: str, marks: Sequence[str] = MARKS) -> str | None:
     r"""The answer that the text marks as final, or None.
 
-    The first of these that is there: the last balanced `\boxed{…}`, what follows the last `####` on its line,
-    what follows the last "answer is" up to the end of its sentence.
+    The first of `marks` that is there: the last whole `<answer>…</answer>`, the last balanced `\boxed{…}`, what
+    follows the last `####` on its line, what follows the last "answer is" up to the end of its sentence. A mark
+    inside another counts too: `#### The answer is 6`.
     """
-    boxed = _last_boxed(text)
-    if boxed is not None:
-        return boxed.strip()
-    if "####" in text:
-        return text.rsplit("####", 1)[1].strip().partition("\n")[0].strip()
-    *before, said = _ANSWER_IS.split(text)
-    if before:
-        return _SENTENCE_END.split(said.partition("\n")[0], maxsplit=1)[0].strip()
+    for at, mark in enumerate(marks):
+        if (found := _MARKED[mark](text)) is not None:
+            inside = marked_answer(found, marks[at + 1 :])
+            return found.strip() if inside is None else inside
     return None
 
 
+def _hashes(text: str) -> str | None:
+    if "####" not in text:
+        return None
+    return _CALCULATION.sub("", text.rsplit("####", 1)[1].strip().partition("\n")[0])
+
+
+def _answer_is(text: str) -> str | None:
+    *before, said = _ANSWER_IS.split(text)
+    return _SENTENCE_END.split(said.partition("\n")[0], maxsplit=1)[0] if before else None
+
+
 def last_number(text: str) -> str | None:
-    """The last number in a text as it is written there, or None."""
-    found = _NUMBER_IN_TEXT.findall(text)
-    return found[-1].strip() if found else None
+    r"""The last number in a text, as far as it belongs together, or None.
+
+    With what scales or measures it (`50 million`). A number in a formula is not read by itself: from `$x = \frac12$`
+    comes `\frac12`, from `3^4` all of it.
+    """
+    text = text.replace("−", "-")
+    for found in reversed(list(NUMBER_IN_TEXT.finditer(text))):
+        start = max(0, found.start() - _WINDOW)
+        window = text[start : found.end() + _WINDOW]
+        begin, end = found.start() - start, found.end() - start
+        inside = next((formula for left, right, formula in formulas(window) if left < end <= right), None)
+        if inside is not None:
+            return _last_side(inside)
+        word = formula_word(window, begin, end)
+        if word is None:
+            more = known_words(window[end:], units="$" not in found[0])
+            return (found[0] + window[end : end + more]).strip()
+        if read_unit(word) is None or not _DIGIT_BEFORE.search(window[:begin]):  # the 2 of `5 m^2` is no number
+            return _last_side(word)
+    return None
 
 
 def reference_answer(reference: str) -> str:
@@ -85,39 +91,26 @@ def reference_answer(reference: str) -> str:
     return (reference if boxed is None else boxed).strip()
 
 
-def plain(answer: str) -> str:
-    """The answer without wrappers (`$…$`, `**…**`), LaTeX spacing, `\\text{}`, trailing period, doubled spaces."""
-    answer = _TEXT_COMMAND.sub(r" \1", _LATEX_NOISE.sub("", answer)).strip()
-    for _ in range(4):  # wrappers nest a little: **$5$**
-        answer = answer.removesuffix(".").strip()
-        for start, end in _WRAPPERS:
-            if len(answer) > len(start) + len(end) and answer.startswith(start) and answer.endswith(end):
-                answer = answer[len(start) : -len(end)].strip()
-                break
-    return " ".join(answer.split())
+def formulas(text: str) -> list[tuple[int, int, str]]:
+    r"""Where the formulas `$…$`, `\(…\)`, `\[…\]`, `$$…$$` of a short text begin and end, and what is in them."""
+    found = [(m.start(), m.end(), m[1] or m[2] or m[3] or m[4]) for m in _FORMULA.finditer(text)]
+    return [(begin, end, inside.strip()) for begin, end, inside in found]
 
 
-def number(answer: str) -> Number | None:
-    r"""The answer as a number, or None when it is anything else.
+def formula_word(text: str, begin: int, end: int) -> str | None:
+    """The word around the number that stands at [begin, end) when it is a formula, e.g. `3^4`, `4x`, `\\frac{1}{2}`."""
+    left, right = _LAST_SPACE.search(text[:begin]), _SPACE.search(text, end)
+    before = text[left.end() if left else 0 : begin]
+    after = text[end : right.start() if right else len(text)]
+    attached = after[:1].isalpha() and not known_words(after) and not _ORDINAL.match(after)
+    if not attached and not _FORMULA_WORD.search(before + after):
+        return None
+    return (before + text[begin:end] + after).strip(".,;:!?*`\"'")
 
-    Currency signs, thousands commas and units are dropped: `$1,234.50 dollars` is 1234.5. Fractions are exact.
-    `5 x`, `5 pi` and `3, 4` are not numbers.
-    """
-    text = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", plain(answer))
-    match = _NUMBER.fullmatch(_ASSIGNMENT.sub("", text, count=1) if _ASSIGNMENT.match(text) else text)
-    if match is None or len(match["number"]) > _MAX_DIGITS or len(match["denominator"] or "") > _MAX_DIGITS:
-        return None
-    words = re.findall(r"[A-Za-z]+", match["unit"].lower())
-    unknown = bool(words) and len(words[0]) <= 2 and words[0] not in _SHORT_UNITS
-    if unknown or not _NOT_UNITS.isdisjoint(words):
-        return None
-    denominator = int(match["denominator"] or 1)
-    if denominator == 0 or (match["sign"] and match["sign2"]):
-        return None
-    value = Fraction(match["number"].replace(",", "")) * Fraction(10) ** int(match["exponent"] or 0) / denominator
-    if "-" in (match["sign"], match["sign2"]):
-        value = -value
-    return Number(value * (_SCALES.get(words[0], 1) if words else 1), match["percent"] is not None)
+
+def _last_side(formula: str) -> str:
+    """What follows the last equals sign."""
+    return _END.sub("", _EQUALS.split(formula)[-1]).strip(" &.,") or formula
 
 
 def _last_boxed(text: str) -> str | None:
@@ -132,3 +125,11 @@ def _last_boxed(text: str) -> str | None:
         elif brace[0][-1] == "{" and brace[0] != r"\{":
             open_at.append((brace.end(), brace[0] != "{"))
     return None if last is None else text[slice(*last)]
+
+
+_MARKED: dict[str, Callable[[str], str | None]] = {
+    "answer_tag": tagged,
+    "boxed": _last_boxed,
+    "hashes": _hashes,
+    "answer_is": _answer_is,
+}

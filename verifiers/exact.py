@@ -2,8 +2,9 @@
 
 import re
 
-from verifiers.answers import marked_answer, plain, reference_answer
+from verifiers.answers import marked_answer, reference_answer
 from verifiers.records import ScoreRequest, Verdict
+from verifiers.spelling import plain
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
@@ -16,7 +17,11 @@ class Exact:
     """
 
     name = "exact"
-    version = "1"
+    version = "2"
+
+    def gold(self, reference: str) -> str:
+        """The answer in the reference, alone."""
+        return reference_answer(reference)
 
     def score(self, request: ScoreRequest) -> Verdict:
         """Reward 1 for equality, else 0."""

@@ -24,8 +24,8 @@ def by_path(path: str, kind: str, built_in: Collection[str]) -> Any:
     module_name, _, attribute = path.partition(":")
     if not attribute:
         near = difflib.get_close_matches(path, built_in, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"built-in are {', '.join(built_in)};"
-        raise UnknownName(f"no {kind} is called {path!r}; {hint} Your own is named 'package.module:name'")
+        hint = f" did you mean {near[0]!r}?" if near else f" built-in are {', '.join(built_in)};" if built_in else ""
+        raise UnknownName(f"no {kind} is called {path!r};{hint} Your own is named 'package.module:name'")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -1,241 +1,299 @@
 """Scoring processes that can be killed: each answer has a deadline, and nothing it does reaches another answer.
 
-Plain asyncio, no Ray. Waits for: a process to start, a verifier to load, a verdict; each wait has a deadline and
-ends with the process killed. A fault is a verdict (`timeout`, `error`); only a verifier that cannot be loaded, or
-processes that cannot be started, raise.
+Plain asyncio, no Ray.
+
+    consumes    answers to score, in a queue per verifier in which problems take turns
+    produces    verdicts
+    waits for   a place for a process; a template to fork it; a verdict, until its deadline
+    unblocked   by verdicts and by deadlines
+
+A fault is a verdict (`timeout`, `error`); only a verifier that cannot be loaded, or processes that cannot be started,
+raise. As many answers are worked at as there are places. One that takes long (`slow_s`) gives its place away and goes
+on in what the others leave of the machine, so answers that hang cost their own deadline and nobody else's time.
 """
 
 import asyncio
-import json
-import os
-import signal
-import sys
+import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
+from verifiers.fair_queue import FairQueue
+from verifiers.nursery import NobodyWaits, Nursery, ProcessDied, ScoringProcess, VerifierUnavailable
 from verifiers.records import ScoreRequest, Verdict
-from verifiers.worker import HEADER
+from verifiers.spec import VerifierSpec
 
-_START_TIMEOUT_S = 60.0  # to start Python, to import a verifier (sympy: seconds on a busy machine), to take requests
-_EXIT_TIMEOUT_S = 10.0  # a killed process is gone in milliseconds, unless it sits in a system call
-_CHUNK = 64  # answers handed to a process at once: few enough to share a group, enough to hide the round trip
+logger = logging.getLogger(__name__)
 
-
-class VerifierUnavailable(RuntimeError):
-    """No answer can be scored: the verifier cannot be loaded, or its process cannot be started."""
-
-
-class _ProcessDied(Exception):
-    """The process ended while we waited for it."""
+_CHUNK = 64  # answers handed to a process at once, at most: enough to hide the round trip
+_TRIES = 2  # processes that may die over an answer
+_MOST_BONUS = 2  # deadlines that a starved answer may get on top of its own: every wait has an end
+_LEAST_BONUS_S = 0.02
 
 
 @dataclass(slots=True, eq=False)
-class _Process:
-    """A worker process and what we know of it."""
+class _Job:
+    """One answer to score."""
 
-    handle: asyncio.subprocess.Process
-    loaded: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Own name and version of each verifier it has loaded, by the name it was asked for."""
-    served: int = 0
-    """Answers it has scored."""
+    request: ScoreRequest
+    verdict: "asyncio.Future[Verdict]"
+    deaths: int = 0
+    """Processes that died over it."""
 
-    @property
-    def hung_up(self) -> bool:
-        """Whether it is known to have ended, as when something killed it while it was idle."""
-        assert self.handle.stdout is not None
-        return self.handle.stdout.at_eof()
 
-    async def send(self, message: dict[str, Any]) -> None:
-        body = json.dumps(message).encode()
-        assert self.handle.stdin is not None
-        try:
-            self.handle.stdin.write(HEADER.pack(len(body)) + body)
-            async with asyncio.timeout(_START_TIMEOUT_S):  # a stopped process reads nothing
-                await self.handle.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise _ProcessDied from error
+@dataclass(slots=True, eq=False)
+class _Line:
+    """One verifier: what waits for it, and the processes that it has."""
 
-    async def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next frame. Raises `TimeoutError` or `_ProcessDied`; after either the process is of no use."""
-        frame = asyncio.ensure_future(self._frame())
-        try:
-            # Unlike asyncio.timeout, this prefers an answer that has come while the event loop was busy elsewhere.
-            await asyncio.wait({frame}, timeout=timeout_s)
-            if not frame.done():
-                raise TimeoutError
-            return frame.result()
-        finally:
-            frame.cancel()
-
-    async def _frame(self) -> dict[str, Any]:
-        assert self.handle.stdout is not None
-        try:
-            header = await self.handle.stdout.readexactly(HEADER.size)
-            return json.loads(await self.handle.stdout.readexactly(*HEADER.unpack(header)))  # type: ignore[no-any-return]
-        except (asyncio.IncompleteReadError, ConnectionResetError) as error:
-            raise _ProcessDied from error
-
-    async def kill(self) -> int:
-        """SIGKILL it with everything it started; returns its exit status once it is gone."""
-        try:
-            os.killpg(self.handle.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it is gone already
-        assert self.handle.stdin is not None
-        self.handle.stdin.close()
-        async with asyncio.timeout(_EXIT_TIMEOUT_S):
-            return await self.handle.wait()
+    spec: VerifierSpec
+    nursery: Nursery
+    waiting: FairQueue[_Job] = field(default_factory=FairQueue)
+    idle: list[ScoringProcess] = field(default_factory=list)
+    under_way: int = 0
+    """Processes at work on it, slow ones included."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the template starts."""
 
 
 class VerifierProcesses:
-    """`processes` scoring processes. Use within one event loop: `start`, `score` (any number at once), `close`."""
+    """Places for `processes` answers at a time. Use within one event loop: `start`, `score` (any number), `close`."""
 
     def __init__(self, processes: int, recycle_after: int = 2_000) -> None:
         """`recycle_after`: answers after which a process is replaced (caches of sympy grow without bound)."""
         if processes < 1:
             raise ValueError(f"a verifier pool has at least one process, got {processes}; use 1 or more")
-        self._size = processes
+        self._places = processes
         self._recycle_after = recycle_after
-        self._alive: set[_Process] = set()
-        self._free: asyncio.Queue[_Process | None] = asyncio.Queue()  # None: a place whose process must be started
+        self._lines: dict[VerifierSpec, _Line] = {}
+        self._at_work: set[ScoringProcess] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._started = self._closed = False
 
-    async def start(self) -> None:
-        """Start all processes and wait until they are ready. Raises `VerifierUnavailable`, leaving none behind."""
-        self._started = True
-        starts = await asyncio.gather(*(self._launch() for _ in range(self._size)), return_exceptions=True)
-        for outcome in starts:
-            if isinstance(outcome, BaseException):
-                await self.close()
-                raise outcome
-            self._free.put_nowait(outcome)
-
-    def pids(self) -> list[int]:
-        """Ids of the processes that live now; a place between two processes has none."""
-        return [process.handle.pid for process in self._alive]
-
-    async def score(self, name: str, requests: Sequence[ScoreRequest], timeout_s: float) -> list[Verdict]:
-        """A verdict per request, in order. `timeout_s` is per answer and does not count waiting for a free process.
-
-        An answer that takes longer gets status `timeout`, one on which a process dies twice gets `error`; both
-        cost only that answer.
+    async def start(self, specs: Sequence[VerifierSpec] = ()) -> None:
+        """Load these verifiers now; others when they are first asked for.
 
         Raises:
-            VerifierUnavailable: When `name` cannot be loaded; says why.
+            VerifierUnavailable: One cannot be loaded. Nothing is left behind.
+        """
+        self._started = True
+        try:
+            for spec, process in zip(
+                specs, await asyncio.gather(*(self._process(self._line(s)) for s in specs)), strict=True
+            ):
+                self._line(spec).idle.append(process)
+        except BaseException:
+            await self.close()
+            raise
+
+    def pids(self) -> list[int]:
+        """Ids of the processes that live now, templates first."""
+        templates = [line.nursery.pid for line in self._lines.values() if line.nursery.pid]
+        idle = [process.pid for line in self._lines.values() for process in line.idle]
+        return [*templates, *idle, *(process.pid for process in self._at_work)]
+
+    def submit(self, spec: VerifierSpec, requests: Sequence[ScoreRequest]) -> "list[asyncio.Future[Verdict]]":
+        """A future verdict per request. Waiting for a place does not count towards an answer's deadline.
+
+        An answer that takes longer gets status `timeout`, one over which processes die twice gets `error`; both cost
+        only that answer. When the verifier cannot be loaded the futures raise `VerifierUnavailable`, which says why.
+        What is cancelled is not worked at any more.
+
+        Raises:
+            VerifierUnavailable: Before `start` and after `close`.
         """
         if not self._started or self._closed:
             raise VerifierUnavailable(
                 "these verifier processes do not run; call start() first, and score before close()"
             )
-        size = max(1, min(_CHUNK, -(-len(requests) // self._size)))
-        chunks = [requests[start : start + size] for start in range(0, len(requests), size)]
+        line, loop = self._line(spec), asyncio.get_running_loop()
+        jobs = [_Job(request, loop.create_future()) for request in requests]
+        for job in jobs:
+            line.waiting.put(job.request.prompt, job)
+        self._dispatch()
+        return [job.verdict for job in jobs]
+
+    async def score(self, spec: VerifierSpec, requests: Sequence[ScoreRequest]) -> list[Verdict]:
+        """A verdict per request, in order, once all are there. See `submit`.
+
+        Raises:
+            VerifierUnavailable: The verifier cannot be loaded; says why.
+        """
+        verdicts = self.submit(spec, requests)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                parts = [tasks.create_task(self._score_chunk(name, chunk, timeout_s)) for chunk in chunks]
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        return [verdict for part in parts for verdict in part.result()]
+            return list(await asyncio.gather(*verdicts))
+        finally:
+            for verdict in verdicts:
+                verdict.cancel()
 
     async def close(self) -> None:
         """Kill the processes and wait until they are gone. Safe to call twice."""
         self._closed = True
-        await asyncio.gather(*(self._retire(process) for process in tuple(self._alive)))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for line in self._lines.values():
+            self._fail(
+                line.waiting.take(len(line.waiting)), VerifierUnavailable("these verifier processes were closed")
+            )
+            for process in line.idle:
+                process.kill()
+            line.idle.clear()
+        await asyncio.gather(*(line.nursery.close() for line in self._lines.values()))
 
-    async def _score_chunk(self, name: str, requests: Sequence[ScoreRequest], timeout_s: float) -> list[Verdict]:
-        """Score in order on one process at a time; go on with a fresh one where an answer was the end of it."""
-        verdicts: list[Verdict] = []
-        died_on = -1  # index of the answer on which a process died last
-        process = await self._free.get()
+    # -- who works at what ------------------------------------------------------------------------------------
+
+    def _line(self, spec: VerifierSpec) -> _Line:
+        if spec not in self._lines:
+            self._lines[spec] = _Line(spec, Nursery(spec))
+        return self._lines[spec]
+
+    def _dispatch(self) -> None:
+        """Give free places to verifiers that have answers waiting, in turn."""
+        while self._places and not self._closed:
+            lines = [line for line in self._lines.values() if line.waiting and line.under_way < line.spec.concurrency]
+            if not lines:
+                return
+            line = min(lines, key=lambda line: line.under_way)
+            count = max(1, min(_CHUNK, len(line.waiting) // self._places))
+            jobs = [job for job in line.waiting.take(count) if not job.verdict.done()]
+            if jobs:
+                self._places -= 1
+                line.under_way += 1
+                task = asyncio.create_task(self._work(line, jobs))
+                self._tasks.add(task)
+                task.add_done_callback(partial(self._over, jobs))
+
+    def _over(self, jobs: list[_Job], task: asyncio.Task[None]) -> None:
+        """Whatever ended this work, nobody waits for its answers for ever."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error:
+            logger.error("a fault of the verifier pool itself", exc_info=error)
+        why = f"a fault of the verifier pool: {error!r}" if error else "these verifier processes were closed"
+        self._fail(jobs, VerifierUnavailable(why))
+
+    async def _work(self, line: _Line, jobs: list[_Job]) -> None:
+        """Hold a place until these answers are scored, or the first of them turns out to be slow."""
+        process: ScoringProcess | None = None
+        has_place, reusable = True, False
+
+        def leave() -> None:
+            nonlocal has_place
+            self._places += has_place
+            has_place = False
+            self._dispatch()
+
         try:
-            while (first := len(verdicts)) < len(requests):
-                if process is not None and (process.served >= self._recycle_after or process.hung_up):
-                    await self._retire(process)
-                    process = None
-                if process is None:
-                    process = await self._launch()
-                identity = (name, "unknown")
+            process = await self._process(line, fresh=any(job.deaths for job in jobs))
+            self._at_work.add(process)
+            for job in jobs:
+                process.send(job.request)
+            while jobs:
                 try:
-                    identity = await self._load(process, name)
-                    await process.send({"score": name, "requests": [_fields(r) for r in requests[first:]]})
-                    while len(verdicts) < len(requests):
-                        verdicts.append(Verdict(**await process.receive(timeout_s)))
-                        process.served += 1
+                    verdict = await process.receive(line.nursery.slow_s, jobs[0].verdict)
                 except TimeoutError:
-                    await self._retire(process)
-                    process = None
-                    why = f"no verdict within {timeout_s:g} s; its process was killed"
-                    verdicts.append(Verdict(None, "timeout", *identity, feedback=why))
-                except _ProcessDied:
-                    status = await self._retire(process)
-                    process = None
-                    if died_on == len(verdicts):
-                        why = f"its process died twice, exit status {status}"
-                        verdicts.append(Verdict(None, "error", *identity, feedback=why))
-                    else:
-                        died_on = len(verdicts)
-        except BaseException:  # cancelled, or no such verifier: what the process would say next is nobody's
-            if process is not None:
-                await self._retire(process)
-                process = None
-            raise
+                    self._return(line, jobs[1:])
+                    del jobs[1:]
+                    process.yield_to_others()
+                    leave()
+                    verdict = await self._patiently(process, line.nursery, jobs[0])
+                self._settle(jobs.pop(0), verdict)
+            reusable = has_place and process.served < self._recycle_after
+        except TimeoutError:
+            why = f"no verdict within {line.nursery.timeout_s:g} s; its process was killed"
+            took = 1e3 * line.nursery.timeout_s
+            self._settle(jobs.pop(0), Verdict(None, "timeout", *self._who(line), feedback=why, milliseconds=took))
+        except NobodyWaits:
+            self._return(line, jobs[1:])
+            jobs.clear()
+        except ProcessDied:
+            assert process is not None
+            await self._over_a_death(line, process, jobs)
+            process = None
+        except VerifierUnavailable as error:
+            self._fail([*jobs, *line.waiting.take(len(line.waiting))], error)
+            jobs.clear()
         finally:
-            self._free.put_nowait(process)
-        return verdicts
-
-    async def _load(self, process: _Process, name: str) -> tuple[str, str]:
-        """Have the process load a verifier, once; returns the verifier's own name and version."""
-        if name not in process.loaded:
-            await process.send({"load": name})
+            line.under_way -= 1
             try:
-                answer = await process.receive(_START_TIMEOUT_S)
+                if process is not None:
+                    self._at_work.discard(process)
+                    if reusable:
+                        line.idle.append(process)
+                    else:
+                        await self._bury(process)
+            finally:
+                leave()
+
+    @staticmethod
+    async def _patiently(process: ScoringProcess, nursery: Nursery, job: _Job) -> Verdict:
+        """The verdict on a slow answer. Time in which others had all cores does not count towards its deadline."""
+        left, bonus = nursery.timeout_s - nursery.slow_s, _MOST_BONUS * nursery.timeout_s
+        starved = process.starved_s()
+        while True:
+            try:
+                return await process.receive(left, job.verdict)
             except TimeoutError:
-                raise VerifierUnavailable(f"verifier {name!r} did not load within {_START_TIMEOUT_S:g} s") from None
-            if "refused" in answer:
-                raise VerifierUnavailable(f"verifier {name!r} cannot be loaded: {answer['refused']}")
-            process.loaded[name] = (answer["name"], answer["version"])
-        return process.loaded[name]
+                before, starved = starved, process.starved_s()
+                left = min(starved - before, bonus)
+                bonus -= left
+                if left < _LEAST_BONUS_S:
+                    raise
 
-    async def _launch(self) -> _Process:
-        """Start a process and wait for its first word."""
-        if self._closed:
-            raise VerifierUnavailable("these verifier processes were closed")
-        handle = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-s", "-P", "-m", "verifiers.worker", str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=_environment(),
-            start_new_session=True,  # so that what a verifier starts can be killed with it
-        )
-        process = _Process(handle)
-        self._alive.add(process)
+    async def _over_a_death(self, line: _Line, process: ScoringProcess, jobs: list[_Job]) -> None:
+        """A process ended over the first of these answers: tried again, unless it is not the first time."""
+        self._at_work.discard(process)
+        status = await self._bury(process)
+        job = jobs[0]
+        job.deaths += 1
+        if job.deaths == _TRIES:
+            why = f"its process died {_TRIES} times, exit status {status}"
+            self._settle(jobs.pop(0), Verdict(None, "error", *self._who(line), feedback=why))
+        self._return(line, jobs)
+        jobs.clear()
+
+    @staticmethod
+    def _return(line: _Line, jobs: Sequence[_Job]) -> None:
+        line.waiting.put_back([job.request.prompt for job in jobs], jobs)
+
+    @staticmethod
+    def _settle(job: _Job, verdict: Verdict) -> None:
+        if not job.verdict.done():
+            job.verdict.set_result(verdict)
+
+    @staticmethod
+    def _fail(jobs: Sequence[_Job], error: VerifierUnavailable) -> None:
+        for job in jobs:
+            if not job.verdict.done():
+                job.verdict.set_exception(error)
+
+    @staticmethod
+    def _who(line: _Line) -> tuple[str, str]:
+        return line.nursery.name, line.nursery.version
+
+    # -- processes --------------------------------------------------------------------------------------------
+
+    async def _process(self, line: _Line, fresh: bool = False) -> ScoringProcess:
+        """One that is idle, or a new one. An answer over which a process died gets a fresh one: an idle one may have
+        been killed as well, and nobody has noticed yet."""
+        while line.idle and not fresh:
+            process = line.idle.pop()
+            if not process.hung_up:
+                return process
+            await self._bury(process)
         try:
-            await process.receive(_START_TIMEOUT_S)
-            if self._closed:
-                raise VerifierUnavailable("these verifier processes were closed while one was starting")
-        except BaseException as error:
-            status = await self._retire(process)
-            if isinstance(error, (TimeoutError, _ProcessDied)):
-                raise VerifierUnavailable(
-                    f"a verifier process did not start within {_START_TIMEOUT_S:g} s (exit status {status}); see stderr"
-                ) from None
-            raise
-        return process
+            async with line.turn:
+                if line.nursery.pid is None:
+                    line.nursery = Nursery(line.spec)
+                    await line.nursery.start()
+            return await line.nursery.fork()
+        except OSError as error:  # no file descriptors, no memory: it may pass
+            raise VerifierUnavailable(f"no process for verifier {line.spec.name!r}: {error}") from None
 
-    async def _retire(self, process: _Process) -> int:
-        """Kill a process for good; returns its exit status."""
-        try:
-            return await process.kill()
-        finally:
-            self._alive.discard(process)
-
-
-def _environment() -> dict[str, str]:
-    """What a worker sees: no secrets, and the import path of this process, so that it finds the same plug-ins."""
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    return {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": path, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-
-
-def _fields(request: ScoreRequest) -> tuple[str, str, str, bool]:
-    """A request as `verifiers.worker` reads it."""
-    return request.prompt, request.response, request.reference, request.truncated
+    @staticmethod
+    async def _bury(process: ScoringProcess) -> int:
+        """Returns the exit status; -9 where the template is gone, and everything with it."""
+        with contextlib.suppress(VerifierUnavailable):
+            return await process.home.bury(process)
+        return -9

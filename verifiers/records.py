@@ -1,7 +1,8 @@
 """What goes into a verifier and what comes out. Imported by everyone, imports nobody."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 VerdictStatus = Literal["correct", "wrong", "timeout", "error"]
 
@@ -21,6 +22,10 @@ class ScoreRequest:
     """What the answer is held against; its meaning belongs to the verifier."""
     truncated: bool = False
     """True when the answer ran into the length limit."""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """The problem's further columns, as JSON has them, e.g. `{"data_source": "openai/gsm8k"}`."""
+    verifier: str = ""
+    """Which verifier is to judge; empty: the one that the pool was made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,18 @@ class Verdict:
     answer: str = ""
     """The final answer as the verifier read it: answers that read alike vote together (maj@k). Empty when it has no
     reading of its own; then the tokens of the response tell answers apart."""
+    expected: str = ""
+    """What the answer was held against, as the verifier read it."""
+    rule: str = ""
+    """What decided, e.g. `number` or `sympy`."""
+    milliseconds: float = 0.0
+    """Time that it took; the process that ran the verifier fills it in."""
+    steps: tuple[float, ...] = ()
+    """Rewards of the answer's steps in order, where the verifier gives them."""
+    isolation: str = ""
+    """How far code of the model was shut in when it ran, a tier of `verifiers.sandbox`; empty when none ran."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """What was counted on the way and is no part of the reward, e.g. `{"denied_syscalls": 1.0}`; metrics sum it up."""
 
     def __post_init__(self) -> None:
         if (self.reward is None) != (self.status in ("timeout", "error")):

@@ -27,7 +27,7 @@ TARGETS = {
         Target("worker", "ray::RolloutWorker"),
         Target("engine", "EngineCore"),
         Target("verifier pool", "ray::VerifierPool"),
-        Target("scorer", "verifiers.worker", supervised=False),
+        Target("scorer", "verifiers.template", supervised=False),
         Target("learner rank", "ray::LearnerRank"),
         Target("broadcaster", "ray::WeightBroadcaster"),
         Target("buffer", "ray::RolloutBuffer"),

@@ -1,5 +1,6 @@
 """A run that repeats bit for bit, killed as a whole and resumed, ends with the weights of one that was not."""
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -27,10 +28,10 @@ def uninterrupted(runs: Path) -> FinishedRun:
 def kill_everything(process: subprocess.Popen) -> None:
     """SIGKILL the driver and all that it started, Ray's own processes too, in one go."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for member in family:
-        member.suspend()  # nobody sees another die
-    for member in family:
-        member.kill()
+    for act in (psutil.Process.suspend, psutil.Process.kill):  # all are stopped first: nobody sees another die
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+                act(member)
     process.wait(20)
     psutil.wait_procs(family, timeout=20)
 

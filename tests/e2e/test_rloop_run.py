@@ -9,11 +9,13 @@ import psutil
 import pytest
 from whole_run import ROOT, FinishedRun, command, rloop
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 SMALL = [
     "recipes/demo.yaml",
     "schedule.rl_steps=30",  # with 10 or 14 the gain over the base policy is a sixth, give or take as much
+    "rollout.max_staleness=0",  # with these two it does not depend on timing, and ends alike every time
+    "rollout.drop_zero_variance=false",
     "eval.samples=16",
     "eval.ks=[1,8]",
 ]  # the demo's own base policy: a weaker one learns only by luck
@@ -23,7 +25,7 @@ QUICK = ["recipes/smoke.yaml", f"schedule.rl_steps={STEPS}", "actors.checkpoint_
 
 @pytest.fixture(scope="module")
 def run(runs) -> FinishedRun:
-    rloop("train", *SMALL, f"cluster.runs_dir={runs}", "--name", "small")
+    rloop("train", *SMALL, f"cluster.runs_dir={runs}", "--name", "small", timeout=1200)  # half of it warm-up
     return FinishedRun(runs / "small")
 
 
@@ -57,10 +59,10 @@ def test_engine_and_learner_agree_on_fresh_tokens(run):
     assert max(fresh) < 1e-4
 
 
-def test_versions_only_grow_and_no_trained_token_is_older_than_the_bound(run):
+def test_versions_only_grow_and_on_policy_no_trained_token_is_old(run):
     versions = [step["version"] for step in run.steps("rl")]
     assert versions == sorted(set(versions))
-    assert max(step["staleness_max"] for step in run.steps("rl")) <= 1
+    assert max(step["staleness_max"] for step in run.steps("rl")) == 0
 
 
 def test_every_answer_has_its_fate_and_nothing_was_trained_twice(run):

@@ -170,11 +170,15 @@ def lifetime(
 
 
 def watch_shared_memory() -> Callable[[], set[str]]:
-    """From now on: new names in /dev/shm, without those of the machine's other living processes."""
-    before = set(os.listdir("/dev/shm"))
+    """From now on: new semaphores and segments in /dev/shm, without those of the machine's other living processes."""
+
+    def names() -> set[str]:
+        return {entry.name for entry in os.scandir("/dev/shm") if not entry.is_dir()}
+
+    before = names()
 
     def left() -> set[str]:
-        new = set(os.listdir("/dev/shm")) - before
+        new = names() - before
         for pid in set(psutil.pids()) - {os.getpid()}:
             with contextlib.suppress(OSError):
                 new -= shared_memory.names_mapped_by(pid)

@@ -29,8 +29,9 @@ from rollout.events import Released, read_log
 from rollout.journal import Journal
 from rollout.lease_desk import LeaseDesk
 from rollout.leases import Leases
-from rollout.ledger import Ledger, PromptOrder
+from rollout.ledger import Ledger
 from rollout.phase_starts import PhaseStarts
+from rollout.prompt_order import PromptOrder
 from rollout.segments import SegmentWriter
 
 Twin = Callable[[Any], Any]
@@ -331,7 +332,7 @@ def _counts_from_nothing(original: Any) -> Any:
 
 def _from_the_start(original: Any) -> Any:
     def rewind(self: PromptOrder) -> None:
-        self._epoch, self._cursor, self._freed = 0, 0, []
+        self._drawn, self._freed = [0] * len(self._shares), []
 
     return rewind
 

@@ -6,7 +6,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from effect_runs import policies
 from effect_statistics import estimate, paired_p, quantile, tail
+
+from actors.manifest import Manifest
+from actors.records import EvalRow
+from trainer.phases import Phase
 
 
 @pytest.mark.parametrize(
@@ -34,3 +39,30 @@ def test_an_interval_is_t_times_the_standard_error():
     assert found.mean == pytest.approx(0.3)
     assert found.half == pytest.approx(2.77645 * math.sqrt(0.025 / 5), abs=1e-5)
     assert math.isnan(estimate([0.3]).half)
+
+
+def row(weights: str, step: int = 0) -> EvalRow:
+    return EvalRow(weights, "", {}, 1, 1, step=step)
+
+
+def test_a_policy_is_drawn_at_the_steps_that_it_had_cost():
+    rl = (
+        Phase("rl", 0, "theta-0", "rl-0", 40),
+        Phase("rft", 0, "theta-0", "theta-1"),
+        Phase("rl", 1, "theta-1", "rl-1", 40),
+    )
+    rows = row("theta-0"), row("rl-0-step-20", 20), row("rl-0"), row("theta-1"), row("rl-1-step-20", 20)
+    found = policies(Manifest("", done=rl, evals=rows))
+    assert [(one.rl_steps, one.after_rft) for one in found] == [
+        (0, False),
+        (20, False),
+        (40, False),
+        (40, True),
+        (60, False),
+    ]
+
+
+def test_sampling_without_training_costs_steps_and_makes_no_policy():
+    done = Phase("sample", 0, "theta-0", "theta-0", 40), Phase("rft", 0, "theta-0", "theta-1")
+    found = policies(Manifest("", done=done, evals=(row("theta-0"), row("theta-1"))))
+    assert [(one.rl_steps, one.after_rft) for one in found] == [(0, False), (40, True)]

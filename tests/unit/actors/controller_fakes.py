@@ -170,7 +170,8 @@ class FakeBuffer:
             await asyncio.sleep(timeout_s)
             raise TimeoutError("0 of 4 groups ready")
         self.batches += 1
-        return BatchInfo((GroupKey("train", 0, f"p{self.batches}"),), 4, 40, 20, {"reward": 1.0}), None
+        tiers = ("A",) if self.batches == 1 else ("B",)
+        return BatchInfo((GroupKey("train", 0, f"p{self.batches}"),), 4, 40, 20, {"reward": 1.0}, isolation=tiers), None
 
     async def trained(self, keys: object, version: int, ends: str = "") -> None:
         self.log.append(f"trained {version}")

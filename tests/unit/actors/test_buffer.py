@@ -4,6 +4,7 @@ import errno
 import gc
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from rollout.events import Finished, Refused, TakenUp, Trained, replay
 from rollout.expert_rule import ExpertRule
 from rollout.failures import TooManyFailures
 from rollout.ledger import Ledger
+from rollout.prompt_order import Share
 from rollout.records import (
     EvalCounts,
     FinishReason,
@@ -1098,6 +1100,33 @@ def test_changed_data_is_refused_on_resume(tmp_path: Path):
         await buffer.close()
         with pytest.raises(ValueError, match="resume with the data"):
             RolloutBuffer(LocalDisk(tmp_path / "journal"), TRAIN[:3], [], RolloutConfig(), 5, 30.0)
+
+    run(test)
+
+
+def test_a_mixture_goes_on_after_a_restart_where_it_was(tmp_path: Path):
+    ids = tuple(prompt.id for prompt in TRAIN)
+    mixture = [Share(ids[:3], 3.0), Share(ids[3:], 1.0)]
+    config = RolloutConfig(group_size=2, groups_per_step=2, max_staleness=0, max_concurrent=8)
+
+    def mixed(directory: Path) -> RolloutBuffer:
+        journal = LocalDisk(directory / "journal")
+        return opened(RolloutBuffer(journal, TRAIN, HELD_OUT, config, 5, 30.0, mixture=mixture))
+
+    async def test() -> None:
+        whole, halves = mixed(tmp_path / "whole"), mixed(tmp_path / "halves")
+        for buffer in (whole, halves):
+            await buffer.begin_rl(0, steps=9, version=0)
+        expected = [await step(whole, version) for version in range(9)]
+        had = [await step(halves, version) for version in range(4)]
+        await halves.close()
+        halves = mixed(tmp_path / "halves")
+        await halves.begin_rl(0, steps=9, version=4, done_steps=4)
+        had += [await step(halves, version) for version in range(4, 9)]
+        assert had == expected
+        drawn = Counter(key.prompt_id in mixture[0].prompt_ids for keys in had for key in keys)
+        assert drawn == {True: 14, False: 4}  # 18 groups, three to one
+        assert max(key.epoch for keys in had for key in keys) == 4  # the fifth pass over three prompts
 
     run(test)
 

@@ -355,6 +355,12 @@ def test_metrics_are_a_line_per_step_and_evaluation(tmp_path):
     assert [line["version"] for line in lines if line["phase"] == "sync"] == [1, 2, 3, 4, 5]
 
 
+def test_the_manifest_says_in_which_tiers_code_of_answers_ran(tmp_path):
+    controller, _, _, _ = make(tmp_path, iterations=1)
+    asyncio.run(controller.run())
+    assert Manifest.load(LocalDisk(tmp_path)).isolation == ("A", "B")
+
+
 def test_a_run_is_not_taken_up_under_another_configuration(tmp_path):
     controller, _, _, _ = make(tmp_path, iterations=1)
     asyncio.run(controller.run())

@@ -3,58 +3,68 @@
 import asyncio
 import time
 
+import pytest
+from ray import cloudpickle
+
 from actors.pulse import Vitals, with_vitals
+from verifiers.pool import VerifierProcesses
 
 
 class Mill:
     """Ordinary and asynchronous methods, public and private."""
 
-    def __init__(self) -> None:
-        self.vitals = Vitals()
+    def __init__(self, vitals: Vitals) -> None:
+        self.vitals = vitals
         self.seen = []
 
     def grind(self, grain: str) -> str:
         """Grind."""
-        self.look()
+        self._look()
         return f"{grain} flour"
 
-    async def rest(self) -> None:
-        self.look()
+    async def rest(self, hours: int = 1) -> int:
         await self._sleep()
+        return hours
 
     async def _sleep(self) -> None:
-        self.look()
+        self._look()
 
-    def look(self) -> None: ...
+    def breaks(self) -> None:
+        raise ValueError("broken")
 
-
-class Watched(Mill):
-    locals().update({name: method for name, method in with_vitals(Mill).items() if name != "look"})
-
-    def look(self) -> None:
+    def _look(self) -> None:
         self.seen.append([doing.method for doing in self.vitals.pulse("node").doing])
+
+
+class Watched:
+    """Stands for a mill."""
+
+    def __init__(self) -> None:
+        self.vitals = Vitals()
+        self.hosted = Mill(self.vitals)
+
+    locals().update(with_vitals(Mill))
 
 
 def test_public_methods_are_known_while_they_run_and_counted_when_they_have():
     mill = Watched()
     assert mill.grind("rye") == "rye flour"
-    asyncio.run(mill.rest())
-    assert mill.seen == [["grind"], ["rest"], ["rest"]]
+    assert asyncio.run(mill.rest(hours=8)) == 8
+    assert mill.hosted.seen == [["grind"], ["rest"]]
     assert mill.vitals.pulse("node").doing == ()
     assert mill.vitals.pulse("node", progress_stamp=40).stamp == 42
 
 
 def test_a_method_that_fails_has_ended_too():
-    class Broken(Watched):
-        def look(self) -> None:
-            raise ValueError
-
-    mill = Broken()
-    try:
-        mill.grind("rye")
-    except ValueError:
-        pass
+    mill = Watched()
+    with pytest.raises(ValueError, match="broken"):
+        mill.breaks()
     assert mill.vitals.pulse("node").doing == ()
+
+
+def test_who_calls_such_an_object_does_not_import_what_it_does():
+    pickled = cloudpickle.dumps(with_vitals(VerifierProcesses))
+    assert b"verifiers.pool" not in pickled
 
 
 def test_a_wrapped_method_keeps_its_name_and_its_words():

@@ -86,7 +86,7 @@ class Stage:
     async def set(self) -> "Stage":
         self.peers = {name: FakePeer(name, self.log) for name in (*CORE, "verifiers")}
         self.casting = FakeCasting(self.log)
-        self.workforce = Workforce(self.casting, "model", self.peers["buffer"], None, 5.0, self.peers["broadcaster"])
+        self.workforce = Workforce(self.casting, "model", self.peers["buffer"], [None], 5.0, self.peers["broadcaster"])
         self.run: asyncio.Future[Any] = asyncio.Future()
         core = {name: self.peers[name] for name in CORE}
         self.core = Ensemble(core, self.bring_up, 1.0, self.begin, lasting=("buffer",), answer_s=0.02)
@@ -96,7 +96,14 @@ class Stage:
         self.incidents = Incidents(self.root / "incidents.jsonl", self.restarts, lambda: self.now)
         patience = Patience(10, self.silent_s, 120, 600, self.on_stall, answer_s=0.02, look_every_s=0.001)
         self.supervisor = Supervisor(
-            self.core, self.verifiers, self.workforce, self.incidents, patience, self.root, self.prod, self.clock
+            self.core,
+            {"verifiers": self.verifiers},
+            self.workforce,
+            self.incidents,
+            patience,
+            self.root,
+            self.prod,
+            self.clock,
         )
         await self.verifiers.start()
         await self.workforce.hire()

@@ -1,4 +1,4 @@
-"""Which deadlines the actors of a run are given."""
+"""What the actors of a run are given: deadlines and verifiers."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class FakeRay:
         return True
 
 
-MATERIALS = Materials(Recipe("model", "", ""), (), (), ())
+MATERIALS = Materials(Recipe("model", "", ""), (), (), (), ())
 
 
 @pytest.fixture
@@ -57,3 +57,24 @@ def test_a_worker_that_is_called_has_the_longest_of_its_callers_deadlines(castin
 def test_a_call_of_a_rank_has_the_learners_deadline_however_long_a_start_may_take(casting):
     cast = casting(start_timeout_s=1800.0, learner_timeout_s=60.0)
     assert cast.ranks("model")["learner-0"]["deadline_s"] == 60
+
+
+def test_the_pool_has_the_verifiers_that_only_data_sets_name(tmp_path: Path):
+    data = {
+        "sources": [{"path": "a", "verifier": "exact"}, {"path": "b"}],
+        "eval_path": {"path": "c", "verifier": "mine:Verifier"},
+        "eval_sets": {"d": "d", "e": {"path": "e", "verifier": "countdown"}},
+    }
+    verifier = {"name": "math", "others": {"countdown": {"timeout_s": 20}, "spare": {}}}
+    config = RunConfig.model_validate({"data": data, "verifier": verifier})
+    ((specs, _processes),) = [peer["args"] for peer in Casting(config, tmp_path, FakeRay, 0, 1).verifiers().values()]
+    assert {name: spec.name for name, spec in specs.items()} == {
+        "": "math",
+        "math": "math",
+        "exact": "exact",
+        "mine:Verifier": "mine:Verifier",
+        "countdown": "countdown",
+        "spare": "spare",
+    }
+    assert specs["countdown"].timeout_s == 20
+    assert specs["exact"].timeout_s is None

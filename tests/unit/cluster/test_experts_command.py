@@ -19,11 +19,13 @@ from cluster.expert_export import _user_text
 from cluster.experts import show_experts
 from cluster.fields import as_yaml
 from cluster.settings import Refused, load
+from rollout.data_errors import Complaints
 from rollout.datasets import SupervisedDataset
 from rollout.events import Finished, Leased, PhaseBegun
 from rollout.journal import Journal
 from rollout.payloads import to_batch
-from rollout.prompts import RawProblem, encode_prompts
+from rollout.problems import RawProblem
+from rollout.prompts import encode_prompts
 from rollout.records import GroupKey, Rollout, RolloutGroup, Segment
 from rollout.storage import LocalDisk
 from trainer.phases import Phase
@@ -36,7 +38,9 @@ QUESTIONS = {"easy": "1+1?", "hard": "What is 6·7?\n", "wrong": "P=NP?"}
 
 
 def group(name: str, epoch: int, answers: list[tuple[str, bool]], step: int) -> RolloutGroup:
-    [prompt] = encode_prompts([RawProblem(name, QUESTIONS[name], "!", "here")], TOKENIZER, "Be brief.", 256)
+    [prompt] = encode_prompts(
+        [RawProblem(name, QUESTIONS[name], "!", "here")], TOKENIZER, "Be brief.", 256, Complaints()
+    )
     rollouts = []
     for i, (text, right) in enumerate(answers):
         ids = [*TOKENIZER.encode(text, add_special_tokens=False), TOKENIZER.eos_token_id]

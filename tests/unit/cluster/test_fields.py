@@ -30,11 +30,17 @@ def test_a_shown_run_loads_again_as_the_same_run(tmp_path: Path) -> None:
 
 
 def test_a_field_that_is_a_mapping_is_shown_and_loaded_as_one_value(tmp_path: Path) -> None:
-    sets = {"aime 24": "/data/aime: 24.jsonl", "hard": "/data/hard.jsonl"}
-    data = {"path": "/data/train.jsonl", "eval_sets": sets}
+    sets = {"aime 24": "/data/aime: 24.jsonl", "hard": {"path": "/data/hard", "split": "test", "verifier": "exact"}}
+    data = {"path": "/data/train.jsonl", "eval_path": {"path": "/data/test"}, "eval_sets": sets}
     config = RunConfig.model_validate({"data": data, "model": {"scratch": {"tokenizer": "bytes"}}})
     assert config.flat()["data.eval_sets"] == sets
     assert shown_and_loaded(config, tmp_path) == config
+    mixture = [{"path": "/data/a.jsonl", "weight": 3.0, "verifier": "math"}, {"path": "hf:o/n", "weight": 1.0}]
+    mixed = RunConfig.model_validate(
+        {"data": {"sources": mixture, "extra_keys": ["a"]}, "model": {"scratch": {"tokenizer": "bytes"}}}
+    )
+    assert mixed.flat()["data.sources"] == mixture
+    assert shown_and_loaded(mixed, tmp_path) == mixed
 
 
 def shown_and_loaded(config: RunConfig, tmp_path: Path) -> RunConfig:
@@ -50,6 +56,9 @@ def test_bounds_and_types_are_shown() -> None:
     assert by_key["eval.ks"].type == "list of int"
     assert by_key["model.path"].type == "path or null"
     assert by_key["data.eval_sets"].type == "path by name"
+    assert by_key["data.eval_path"].type == "path or null"
+    assert by_key["data.extra_keys"].type == "list or null"
+    assert by_key["data.sources"].type == "list of sets"
 
 
 def test_flatten_and_unflatten_are_inverse() -> None:

@@ -8,11 +8,11 @@ from verifiers.records import ScoreRequest
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_verifier_in_the_current_directory_is_found_by_its_import_path():
+def dry_run(*arguments: str) -> str:
+    """What `rloop train … --dry-run` prints, once it found nothing wrong."""
     rloop = Path(sys.executable).with_name("rloop")
-    arguments = ["data.path=tests/data/grade_school.jsonl", "verifier.name=examples.palindrome:Palindrome", "--dry-run"]
     done = subprocess.run(
-        [rloop, "train", "recipes/gsm8k.yaml", *arguments, "--name", "never-started"],
+        [rloop, "train", *arguments, "--dry-run", "--name", "never-started"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -20,6 +20,19 @@ def test_a_verifier_in_the_current_directory_is_found_by_its_import_path():
     )
     assert done.returncode == 0, done.stderr
     assert "nothing was started" in done.stdout
+    return done.stdout
+
+
+def test_a_verifier_in_the_current_directory_is_found_by_its_import_path():
+    dry_run(
+        *("recipes/gsm8k.yaml", "data.path=tests/data/grade_school.jsonl"),
+        "verifier.name=examples.palindrome:Palindrome",
+    )
+
+
+def test_programs_of_a_set_are_tried_in_the_sandbox_before_anything_starts():
+    data = ("data.path=tests/data/programs.jsonl", "data.response_key=response")
+    assert "7 of 7 gold answers score as correct with 'code'" in dry_run("recipes/code.yaml", *data)
 
 
 def test_the_example_accepts_its_gold_answer_and_rejects_traps(monkeypatch):

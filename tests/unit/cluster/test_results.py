@@ -83,3 +83,10 @@ def test_the_report_says_where_the_run_is_and_what_to_do_next(tmp_path: Path) ->
 
     report(replace(status, state="interrupted"), RunDir(tmp_path), "pass@1", console)
     assert console.export_text().rstrip().endswith(f"rloop resume {tmp_path}")
+
+
+def test_a_resumed_run_that_has_nothing_left_to_do_says_why(tmp_path: Path) -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    status = RunStatus(state="finished", evals=ROWS, message="its only RL phase ended early (entropy)")
+    report(status, RunDir(tmp_path), "pass@1", console)
+    assert "Nothing is left to do: its only RL phase ended early (entropy)." in console.export_text()

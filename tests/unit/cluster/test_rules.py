@@ -7,6 +7,8 @@ from cluster.rules import advice, broken_rules
 
 GOOD: dict[str, Any] = {"data.task": "countdown", "verifier.name": "countdown"}
 
+MIXED: dict[str, Any] = {"data__task": "file", "data__sources": [{"path": "a"}, {"path": "b"}]}
+
 
 def rules(**changes: Any) -> list[str]:
     flat = GOOD | {key.replace("__", "."): value for key, value in changes.items()}
@@ -53,6 +55,11 @@ def test_a_countdown_run_with_defaults_breaks_no_rule() -> None:
         ({"data__eval_sets": {"a": "x"}}, "data.eval_sets is for data.task=file"),
         ({"data__task": "file", "data__path": "x", "data__eval_sets": {"a/b": "x"}}, "without '/', other than"),
         ({"data__task": "file", "data__path": "x", "data__eval_sets": {"held-out": "x"}}, "got 'held-out'"),
+        ({**MIXED, "data__path": "x"}, "data.path is the short form of one source, got x beside data.sources"),
+        ({**MIXED, "data__sources": [{"path": "a", "weight": 1}, {"path": "b"}]}, "got none for 'b'; without weights"),
+        ({**MIXED, "data__sources": [{"path": "x/a"}, {"path": "y/a"}]}, "names of their own, got 'a' twice; set the"),
+        ({**MIXED, "data__eval_sets": {"b": "x"}}, "names of their own, got 'b' twice"),
+        ({**MIXED, "data__sources": [{"path": "a", "name": "x/y"}]}, "without '/', other than 'held-out', got 'x/y'"),
         ({"data__task": "file", "data__path": "x"}, "set model.path, or model.scratch.tokenizer=bytes"),
         ({"schedule__warmup_demos": 10, "model__path": "m"}, "schedule.warmup_demos is for models made from scratch"),
     ],

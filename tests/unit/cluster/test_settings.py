@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from cluster.settings import Refused, load, nearest, run_name
+from rollout.config import SetConfig
 
 RECIPE = """
 data: {task: countdown}
@@ -11,6 +12,7 @@ rollout:
   group_size: 4
   groups_per_step: 6
 """
+OF_FILES = ["data.task=file", "model.scratch.tokenizer=bytes", "verifier.name=math"]
 
 
 @pytest.fixture
@@ -62,6 +64,37 @@ def test_relative_inputs_are_named_from_the_current_directory(recipe: Path, monk
     config = load(recipe, ["data.path=train.jsonl", "model.path=~/models/m"])
     assert config.data.path == recipe.parent / "train.jsonl"
     assert config.model.path == Path.home() / "models/m"
+
+
+def test_paths_inside_sets_are_named_from_the_current_directory_and_names_of_the_hub_stay(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    sources = "data.sources=[{path: a.jsonl, weight: 3}, {path: 'hf:openai/gsm8k', weight: 1, subset: main}]"
+    held_out = ["data.eval_path={path: set, split: test}", "data.eval_sets={x: {path: x.jsonl}}"]
+    config = load(recipe, [*OF_FILES, sources, *held_out])
+    assert [str(source.path) for source in config.data.sources] == [str(recipe.parent / "a.jsonl"), "hf:openai/gsm8k"]
+    assert config.data.eval_path == SetConfig(path=recipe.parent / "set", split="test")
+    assert config.data.eval_sets == {"x": SetConfig(path=recipe.parent / "x.jsonl")}
+    assert str(load(recipe, ["data.path=hf:openai/gsm8k@abc"]).data.path) == "hf:openai/gsm8k@abc"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.sources=[{path: a, weigth: 3}]", "data.sources[0].weigth is no such key; see docs/data.md"),
+        ("data.sources=[{weight: 3}]", "data.sources[0].path must be there, got {'weight': 3}"),
+        ("data.sources=[a.jsonl]", "data.sources[0] must be a mapping with a path, {path: FILE}, got 'a.jsonl'"),
+        ("data.sources=[{path: a, weight: -3}]", "data.sources[0].weight must be more than 0.0, got -3"),
+        ("data.sources=a.jsonl", "data.sources must be a list, got 'a.jsonl'"),
+        ("data.eval_path={path: x, spilt: t}", "data.eval_path.spilt is no such key; see docs/data.md"),
+        ("data.eval_sets={a: {path: x, spilt: t}}", "data.eval_sets.a.spilt is no such key; see docs/data.md"),
+        ("data.eval_sets={a: 3}", "data.eval_sets.a must be a mapping with a path, {path: FILE}, got 3"),
+    ],
+)
+def test_what_is_wrong_inside_a_set_is_named_with_its_place(recipe: Path, override: str, sentence: str) -> None:
+    (problem,) = problems(recipe, override)
+    assert problem.startswith(f"command line: {sentence}")
 
 
 def test_further_held_out_sets_come_from_a_recipe_or_the_command_line(

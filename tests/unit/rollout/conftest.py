@@ -38,7 +38,14 @@ def make_group(
             "length" if truncated else "stop",
         )
         read = answers[i] if answers else f"answer {i}"
-        verdict = Verdict(reward, status, "exact", "1", {"answer": reward or 0.0}, f"note {i}", read)
+        reason = {
+            "expected": "ref",
+            "rule": "equal",
+            "milliseconds": 1.5,
+            "steps": (0.5,) * i,
+            "facts": {"odd": 1.0 * i},
+        }
+        verdict = Verdict(reward, status, "exact", "1", {"answer": reward or 0.0}, f"note {i}", read, **reason)
         fate = "failed" if reward is None else "truncated" if truncated else "finished"
         mask = np.ones(len(ids), np.bool_)
         rollouts.append(Rollout(prompt_id, i, np.array([7, 8, 9], np.int32), segment, mask, verdict, fate))

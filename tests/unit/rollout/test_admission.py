@@ -239,5 +239,5 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert self.admission.capacity(self.concurrent) > 0
 
 
-AdmissionMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+AdmissionMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50)
 TestAdmission = AdmissionMachine.TestCase

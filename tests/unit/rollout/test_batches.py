@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,8 +38,24 @@ def test_the_numbers_of_a_batch(make_group):
             "response_len_max": 2,
             "staleness_mean": (2 + 1 + 2 + 1 + 0) / 5,
             "staleness_max": 2,
+            "verdict_ms_mean": 1.5,
+            "verdict_ms_max": 1.5,
+            "verdict_odd": 0 + 1 + 2 + 0,
         }
     )
+
+
+def test_the_sandbox_tiers_of_a_batch_are_told(make_group):
+    group = make_group("a", (1.0, 0.0, 0.0, 1.0))
+    tiers = [
+        replace(r, verdict=replace(r.verdict, isolation=tier)) for r, tier in zip(group.rollouts, "AAB", strict=False)
+    ]
+    info, _ = training_batch([replace(group, rollouts=(*tiers, group.rollouts[3]))], version=5)
+    assert {name: info.metrics[name] for name in info.metrics if name.startswith("isolation")} == {
+        "isolation_A_frac": 0.5,
+        "isolation_B_frac": 0.25,
+    }
+    assert info.isolation == ("A", "B")
 
 
 def test_masked_tokens_are_not_trained_and_do_not_age(make_group):
@@ -62,17 +80,17 @@ def test_a_group_without_tokens_is_never_stale(make_group):
     assert not is_stale(oldest_trained_version(make_group(versions=())), 100, 0)
 
 
-def test_supervised_batches_train_the_responses_only():
+def test_supervised_batches_train_what_is_to_be_imitated_and_nothing_else():
     examples = [
-        SupervisedExample(np.array([1, 2], np.int32), np.array([3, 4, 5], np.int32)),
-        SupervisedExample(np.array([6], np.int32), np.array([7], np.int32)),
+        SupervisedExample(np.array([1, 2], np.int32), np.array([3, 4, 5], np.int32), np.array([True, False, True])),
+        SupervisedExample(np.array([6], np.int32), np.array([7], np.int32), np.array([True])),
     ]
     batch = supervised_batch(examples)
     assert batch.token_ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert batch.loss_mask.tolist() == [False, False, True, True, True, False, True]
+    assert batch.loss_mask.tolist() == [False, False, True, False, True, False, True]
     assert batch.behaviour_logprobs.tolist() == [0.0] * 7
     assert batch.versions.tolist() == [-1] * 7
     assert batch.group_ids.tolist() == [0, 1]
     info = supervised_info(batch)
-    assert info.metrics == {"response_len_mean": 2.0, "response_len_max": 3.0}
-    assert (info.groups, info.num_sequences, info.num_tokens, info.num_loss_tokens) == ((), 2, 7, 4)
+    assert info.metrics == {"response_len_mean": 1.5, "response_len_max": 2.0}
+    assert (info.groups, info.num_sequences, info.num_tokens, info.num_loss_tokens) == ((), 2, 7, 3)

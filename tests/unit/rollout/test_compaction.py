@@ -251,7 +251,7 @@ def test_a_segment_that_is_gone_is_named(disk: LocalDisk):
         list(read_payloads(disk, [PayloadRef(7, 0)]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), min_size=1, max_size=12),
     row_group_bytes=st.sampled_from([0, 500, 2000, 1 << 20]),

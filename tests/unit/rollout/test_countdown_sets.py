@@ -50,7 +50,7 @@ def test_every_held_out_problem_has_an_answer_that_the_verifier_accepts() -> Non
             assert Countdown().score(ScoreRequest(asked.question, answer, asked.answer)).status == "correct"
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(1, 60), st.integers(0, 20), st.integers(0, 40), st.sampled_from([(3,), (4,), (3, 4)]), st.integers(0, 9)
 )

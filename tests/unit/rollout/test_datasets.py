@@ -60,6 +60,18 @@ def test_a_file_without_the_columns_is_refused(tmp_path: Path):
         SupervisedDataset(tmp_path / "x.parquet")
 
 
+def test_without_a_mask_the_whole_response_is_imitated(tmp_path: Path):
+    write_supervised(tmp_path / "x.parquet", [([1], [2, 3])])
+    assert SupervisedDataset(tmp_path / "x.parquet")[0].loss_mask.tolist() == [True, True]
+
+
+def test_a_mask_of_another_length_than_its_response_is_refused(tmp_path: Path):
+    rows = {"prompt_ids": [[1], [1]], "response_ids": [[2, 3], [4]], "loss_mask": [[True, False], [True, True]]}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="as many entries as its response_ids"):
+        SupervisedDataset(tmp_path / "x.parquet")
+
+
 def test_a_prompt_is_held_out_with_all_its_answers_or_not_at_all(tmp_path: Path):
     path = tmp_path / "demos.parquet"
     write_supervised(path, [([prompt % 100, 7], [answer]) for answer in range(5) for prompt in range(100)])

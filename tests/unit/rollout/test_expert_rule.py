@@ -167,7 +167,7 @@ RULES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(groups=HISTORIES, rule=RULES, compacted=st.integers(0, 20))
 def test_the_expert_set_is_what_the_rule_says(groups, rule, compacted, memory_storage):
     storage = memory_storage()
@@ -208,7 +208,7 @@ def is_dealt_in_turn(kept: list[Found], found: list[Found], count: int) -> None:
         assert {0, max(had)} <= have.keys()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(groups=HISTORIES, rule=RULES, data=st.data())
 def test_neither_the_order_of_groups_nor_other_problems_decide_what_is_kept_of_one(groups, rule, data, memory_storage):
     one, other, alone = memory_storage(), memory_storage(), memory_storage()

@@ -1,7 +1,9 @@
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -67,6 +69,7 @@ def test_correct_answers_of_all_steps_are_kept_with_their_provenance(tmp_path: P
     assert rows[0] == {
         "prompt_ids": [7, 8, 9],
         "response_ids": [1, 2],
+        "loss_mask": [True, True],
         "prompt_id": "a",
         "epoch": 0,
         "sample_index": 0,
@@ -80,6 +83,16 @@ def test_correct_answers_of_all_steps_are_kept_with_their_provenance(tmp_path: P
         ("b", 1, [101]),
     ]
     assert len(SupervisedDataset(tmp_path / "out.parquet")) == 3  # it is a supervised file
+
+
+def test_what_a_tool_said_is_not_imitated(tmp_path: Path, make_group):
+    group = make_group("a", (1.0, 0.0), versions=(0, 0, 0), tokens=[[1, 2, 3], [4, 5, 6]])
+    told = replace(group.rollouts[0], loss_mask=np.array([True, False, True]))
+    write(tmp_path, BEGIN, (replace(group, rollouts=(told, group.rollouts[1])), 0))
+    select(tmp_path)
+    (example,) = map(SupervisedDataset(tmp_path / "out.parquet").__getitem__, range(1))
+    assert example.response_ids.tolist() == [1, 2, 3]
+    assert example.loss_mask.tolist() == [True, False, True]
 
 
 def test_only_hard_problems_are_kept_and_the_rate_is_over_the_whole_phase(tmp_path: Path, make_group):

@@ -166,7 +166,7 @@ def test_a_log_of_another_format_is_refused_and_not_cut(memory_storage):
     assert len(storage.files[LOG_NAME].content) == 90000
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(flushes=st.lists(st.integers(1, 4), min_size=1, max_size=5), data=st.data())
 def test_a_crash_that_loses_any_of_the_last_flush_keeps_every_flush_before_it(memory_storage, flushes, data):
     """A page of the last flush may be kept or lost on its own."""
@@ -472,7 +472,7 @@ SEGMENTS = st.builds(
 PIECES = st.builds(Piece, st.integers(0, 15), st.text(max_size=5), st.integers(0, 9999), SEGMENTS, VERDICTS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pieces=st.lists(PIECES, min_size=1, max_size=5))
 def test_pieces_come_back_as_they_were_reported(pieces: list[Piece]):
     batch = pieces_to_batch(GroupProgress(KEY, 3, tuple(pieces)))

@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rollout.events import (
     Discarded,
@@ -14,7 +12,7 @@ from rollout.events import (
     Released,
     Trained,
 )
-from rollout.ledger import IllegalTransition, Ledger, PromptOrder
+from rollout.ledger import IllegalTransition, Ledger
 from rollout.records import GroupKey
 
 
@@ -171,65 +169,3 @@ def test_a_sample_that_started_again_is_told_from_its_siblings():
     ledger.apply(progressed("a", attempt=1, batch=1))
     entry = ledger.entries[key("a")]
     assert (len(entry.pieces), entry.restarted) == (2, {1: 1})  # of sample 1 only the second piece counts
-
-
-# -- the order of prompts ---------------------------------------------------------------------------------------
-
-
-PROMPTS = [f"p{i}" for i in range(7)]
-
-
-def test_each_epoch_has_every_prompt_once_in_an_order_of_its_own():
-    order = PromptOrder(PROMPTS, 3, Ledger())
-    keys = [order.next() for _ in range(21)]
-    epochs = [[k.prompt_id for k in keys if k.epoch == epoch] for epoch in range(3)]
-    assert [k.epoch for k in keys] == [0] * 7 + [1] * 7 + [2] * 7
-    assert all(sorted(epoch) == PROMPTS for epoch in epochs)
-    assert epochs[0] != epochs[1]
-
-
-def test_a_group_given_back_comes_before_all_later_ones():
-    order = PromptOrder(PROMPTS, 3, Ledger())
-    first, second = order.next(), order.next()
-    order.put_back(second)
-    order.put_back(first)
-    assert [order.next(), order.next()] == [first, second]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_whatever_happens_and_however_often_it_restarts_no_prompt_is_skipped_or_repeated(data: st.DataObject):
-    events: list = [begun(0)]
-    ledger = Ledger(events)
-    order = PromptOrder(PROMPTS, 3, ledger)
-
-    def record(event: object) -> None:
-        ledger.apply(event)  # type: ignore[arg-type]
-        events.append(event)
-
-    done: list[GroupKey] = []
-    leased: list[GroupKey] = []
-    for action in data.draw(st.lists(st.sampled_from(["lease", "lease", "finish", "release", "crash"]), max_size=60)):
-        if action == "lease":
-            leased.append(order.next())
-            record(Leased(leased[-1], "w", ledger.attempts(leased[-1])))
-        elif action == "crash":  # leases are void, everything else is in the log
-            events.append(begun(0))
-            ledger = Ledger(events)
-            order = PromptOrder(PROMPTS, 3, ledger)
-            leased.clear()
-        elif leased:
-            group = leased.pop(data.draw(st.integers(0, len(leased) - 1)))
-            if action == "finish":
-                record(Finished(group, "w", ledger.attempts(group) - 1, PayloadRef(1, 0), 0, 0, "buffered"))
-                done.append(group)
-            else:
-                record(Released(group, "given_back"))
-                order.put_back(group)
-    assert len(set(done)) == len(done)
-    assert not set(done) & set(leased)
-    target = 7 * (max((k.epoch for k in done + leased), default=0) + 1)
-    while len(done) + len(leased) < target:  # drain: what is left of the epochs begun is exactly what was not had
-        leased.append(order.next())
-    had = sorted((k.epoch, k.prompt_id) for k in done + leased)
-    assert had == [(epoch, p) for epoch in range(target // 7) for p in PROMPTS]

@@ -28,7 +28,7 @@ def polls(draw: st.DrawFn) -> tuple[list[int], list[int], int]:
     return votes, right, draw(st.integers(1, sum(votes)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(polls())
 def test_the_value_is_the_mean_over_all_subsets_with_ties_shared_out(poll: tuple[list[int], list[int], int]) -> None:
     votes, right, k = poll

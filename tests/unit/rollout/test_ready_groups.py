@@ -8,16 +8,17 @@ from rollout.admission import Admission
 from rollout.buffer_state import RLPhase
 from rollout.config import RolloutConfig
 from rollout.curation import keep_all
-from rollout.ledger import Ledger, PromptOrder
+from rollout.ledger import Ledger
+from rollout.prompt_order import PromptOrder, Share
 from rollout.records import RolloutGroup
 
 CONFIG = RolloutConfig(group_size=2, groups_per_step=4, max_staleness=1)
-PROMPTS = ["p0", "p1", "p2", "p3"]
+PROMPTS = Share(("p0", "p1", "p2", "p3"))
 
 
 def phase(version: int, ready: Sequence[RolloutGroup] = ()) -> RLPhase:
     admission = Admission(1, 4, version, steps=9, ready=len(ready))
-    return RLPhase(0, 0, version, admission, PromptOrder(PROMPTS, 3, Ledger()), keep_all, CONFIG, ready)
+    return RLPhase(0, 0, version, admission, PromptOrder([PROMPTS], 3, Ledger()), keep_all, CONFIG, ready)
 
 
 def test_the_tokens_of_a_ready_group_are_looked_at_once(make_group: Callable[..., RolloutGroup]):

@@ -156,7 +156,7 @@ def done(disk: Storage, operation: tuple) -> object:
     raise AssertionError(operation)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(operations=st.lists(OPERATIONS, max_size=12))
 def test_the_disk_in_memory_that_other_tests_use_answers_as_the_real_one(tmp_path_factory, memory_storage, operations):
     real, fake = LocalDisk(tmp_path_factory.mktemp("disk")), memory_storage()

@@ -17,6 +17,9 @@ def reward(response: str, reference: str) -> float | None:
         ("1,400", "1400"),
         (r"so \boxed{B}", "B"),
         ("The answer is B.", "B"),
+        ("The answer is St. Louis", "St. Louis"),
+        ("The answer is St. Louis. It is on the Mississippi.", "St. Louis"),
+        ("<answer>Paris</answer>", "Paris"),
         ("72", "48+24 = 72\n#### 72"),
     ],
 )

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from verifiers.math_answer import MathAnswer, too_hard
+from verifiers.math_answer import MathAnswer
 from verifiers.records import ScoreRequest
+from verifiers.too_hard import too_hard
 
 
 def reward(response: str, reference: str, truncated: bool = False) -> float | None:
@@ -78,25 +79,66 @@ def test_a_cut_off_answer_counts_only_when_it_was_marked() -> None:
         "((9!)!)!",
         "(" * 60 + "x" + ")" * 60,
         "1+" * 200 + "1",
-        "x" * 301,
+        "x+" * 151 + "x",
         "7x" * 101,
+        "9^9^9",
+        r"2^{\left(9^9\right)}",
+        r"9^\frac{9^9}{1}",
+        "((9^{999})^{999})^{999}",
+        "1.0000001**99999999",
+        "(9!)!",
+        "5(" * 200,
     ],
 )
 def test_bombs_never_reach_sympy(bomb: str) -> None:
     assert too_hard(bomb)
     began = time.perf_counter()
-    assert reward(rf"\boxed{{{bomb}}}", "x+1") == 0.0
+    verdict = MathAnswer().score(ScoreRequest("", rf"\boxed{{{bomb}}}", "x+1"))
+    assert (verdict.status, verdict.reward) == ("timeout", None)
+    assert verdict.feedback == f"not compared: {too_hard(bomb)}"
     assert time.perf_counter() - began < 0.5
 
 
+def test_a_verdict_says_what_was_read_and_what_decided() -> None:
+    rules = {
+        r"\boxed{72}": "number",
+        r"\boxed{x}": "math-verify",
+        "the answer is seventy": "text",
+        "": "no final answer found",
+    }
+    for response, rule in rules.items():
+        verdict = MathAnswer().score(ScoreRequest("", response, "so it is\n#### 72"))
+        assert (verdict.rule, verdict.expected) == (rule, "72")
+
+
+def test_where_final_answers_may_stand_is_an_option() -> None:
+    both = ScoreRequest("", r"The answer is 5. \boxed{72} and then 9", "72")
+    assert MathAnswer().score(both).reward == 1.0
+    assert MathAnswer(["answer_is", "boxed"]).score(both).answer == "5"
+    assert MathAnswer(["last_number"]).score(both).answer == "9"
+    assert MathAnswer(["hashes"]).score(both).rule == "no final answer found"
+    with pytest.raises(ValueError, match="unknown ways \\['box'\\]; it takes some of answer_tag, boxed"):
+        MathAnswer(["box"])
+
+
 def test_honest_answers_are_not_too_hard() -> None:
-    for answer in (r"\frac{x^{2}+3x^{10}}{2^{100}}", "x^2+y^2=z^2", "20!", r"e^{-x^2}+e^{x}"[:5], "10^{-3}"):
+    for answer in (
+        r"\frac{x^{2}+3x^{10}}{2^{100}}",
+        "x^2+y^2=z^2",
+        "20!",
+        r"e^{-x^2}+e^{x}",
+        "10^{-3}",
+        "(x^2)^3",
+        "1000!",
+        "x^{y^z}",
+        "2^²",
+    ):
         assert not too_hard(answer), answer
 
 
-def test_a_reference_that_sympy_must_not_see_is_an_error() -> None:
-    with pytest.raises(ValueError, match="cannot be compared as mathematics"):
-        reward(r"\boxed{x}", "9^{9^9}")
+def test_a_reference_that_sympy_must_not_see_is_compared_as_text() -> None:
+    assert reward(r"\boxed{x}", "9^{9^9}") == 0.0
+    assert reward(r"\boxed{9^{9^{9}}}", "9^{9^9}") == 1.0
 
 
 def test_numbers_are_judged_without_importing_sympy() -> None:

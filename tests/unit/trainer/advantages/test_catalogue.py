@@ -32,7 +32,7 @@ def reordered(inputs: AdvantageInputs, order: list[int]) -> tuple[AdvantageInput
 
 
 @every_advantage
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), data=st.data())
 def test_the_order_of_sequences_plays_no_part(
     ragged: Callable[[int], AdvantageInputs], fn: AdvantageFn, seed: int, data: st.DataObject
@@ -43,7 +43,7 @@ def test_the_order_of_sequences_plays_no_part(
 
 
 @every_advantage
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_tokens_off_the_mask_have_none_and_all_are_finite_single_precision(
     ragged: Callable[[int], AdvantageInputs], fn: AdvantageFn, seed: int

@@ -61,7 +61,7 @@ def twin(inputs: AdvantageInputs, gamma: float, lam: float) -> tuple[np.ndarray,
     return tokens, returns
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), gamma=UNIT, lam=UNIT)
 def test_advantages_and_returns_equal_the_twins(
     ragged: Callable[[int], AdvantageInputs], seed: int, gamma: float, lam: float

@@ -45,7 +45,7 @@ def test_the_weight_of_a_group_under_population_deviation(
 
 
 @pytest.mark.parametrize("fn", FAMILY)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(reward=st.floats(-1e6, 1e6, width=32), size=st.integers(1, 50))
 def test_equal_rewards_and_singletons_teach_exactly_nothing(
     make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn, reward: float, size: int
@@ -67,7 +67,7 @@ def test_every_loss_token_of_a_sequence_gets_its_advantage_and_no_other_token_an
 
 
 @pytest.mark.parametrize("fn", FAMILY)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rewards=st.lists(st.floats(-5, 5, width=16), min_size=1, max_size=8))
 def test_advantages_of_a_group_sum_to_nothing(
     make_inputs: Callable[..., AdvantageInputs], fn: AdvantageFn, rewards: list[float]
@@ -88,7 +88,7 @@ def twin(fn: AdvantageFn, reward: float, siblings: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("fn", FAMILY)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_advantages_equal_the_twins(ragged: Callable[[int], AdvantageInputs], fn: AdvantageFn, seed: int) -> None:
     inputs = ragged(seed)

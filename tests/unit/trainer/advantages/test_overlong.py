@@ -10,7 +10,7 @@ def test_the_limits_of_the_paper() -> None:
     assert overlong_punishment(lengths, 20480, 4096).tolist() == [0, 0, -0.5, -0.75, -1, -1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=st.integers(0, 200), limit=st.integers(50, 150), cache=st.integers(1, 50))
 def test_it_is_the_three_cases_of_the_equation(length: int, limit: int, cache: int) -> None:
     punishment = overlong_punishment(np.array([length], np.int32), limit, cache).item()

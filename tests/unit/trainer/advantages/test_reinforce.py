@@ -81,7 +81,7 @@ def twin(fn: AdvantageFn, inputs: AdvantageInputs) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fn", [*WHITENED, lite_ppo])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_advantages_equal_the_twins(ragged: Callable[[int], AdvantageInputs], fn: AdvantageFn, seed: int) -> None:
     inputs = ragged(seed)

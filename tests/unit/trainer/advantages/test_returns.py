@@ -9,7 +9,7 @@ from trainer.advantages.inputs import AdvantageInputs
 from trainer.advantages.returns import discounted_sums, token_rewards
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(0, 6), max_size=8), discount=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 99)
 )

@@ -46,7 +46,7 @@ def twin(inputs: LossInputs, term: CISPOLoss, coefficient_at: np.ndarray, logpro
     return losses
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), clip_low=st.sampled_from([0.1, 1.0]))
 def test_loss_and_gradient_equal_the_twins(
     ragged: Callable[[int], LossInputs], numeric_gradient: Callable[..., np.ndarray], seed: int, clip_low: float

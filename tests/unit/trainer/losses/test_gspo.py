@@ -41,7 +41,7 @@ def test_clipping_takes_whole_sequences(make_inputs: Callable[..., LossInputs]) 
     assert (inputs.logprobs.grad[3:] != 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_sequences_of_one_token_are_ppo(ragged: Callable[[int], LossInputs], seed: int) -> None:
     inputs = ragged(seed)
@@ -69,7 +69,7 @@ def twin(inputs: LossInputs, term: GSPOLoss, logprobs: np.ndarray) -> float:
     return -float(np.mean(objectives)) if objectives else 0.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_loss_and_gradient_equal_the_twins(
     ragged: Callable[[int], LossInputs], numeric_gradient: Callable[..., np.ndarray], seed: int

@@ -125,7 +125,7 @@ def twin(inputs: LossInputs, sampling: ImportanceSampling) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), cap=st.floats(1, 3), floor=st.floats(0, 1), veto=st.sampled_from([0.0, 0.3, 0.6]))
 def test_weights_equal_the_twins(
     ragged: Callable[[int], LossInputs], mode: ImportanceMode, seed: int, cap: float, floor: float, veto: float

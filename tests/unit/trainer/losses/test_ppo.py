@@ -92,7 +92,7 @@ def twin(inputs: LossInputs, term: PPOLoss, logprobs: np.ndarray) -> np.ndarray:
     return losses
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), dual_clip=st.sampled_from([None, 1.4]))
 def test_loss_and_gradient_equal_the_twins(
     ragged: Callable[[int], LossInputs], numeric_gradient: Callable[..., np.ndarray], seed: int, dual_clip: float | None

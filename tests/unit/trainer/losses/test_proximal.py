@@ -27,7 +27,7 @@ def test_the_ends_are_exactly_the_two_policies_and_carry_no_gradient(
     assert not approximate(POLICY, BEHAVIOUR, 0.3).requires_grad
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(policy=st.floats(1e-6, 1), behaviour=st.floats(1e-6, 1), alpha=st.floats(0, 1))
 def test_both_equal_the_means_they_are_named_after(policy: float, behaviour: float, alpha: float) -> None:
     logs = [torch.tensor([p], dtype=torch.float64).log() for p in (policy, behaviour)]

@@ -48,7 +48,7 @@ def twin(reduction: Reduction, sequences: list[list[tuple[float, bool]]]) -> flo
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sequences=sequences)
 def test_weights_give_the_reduction_of_the_twin(
     reduction: Reduction, sequences: list[list[tuple[float, bool]]]
@@ -57,7 +57,7 @@ def test_weights_give_the_reduction_of_the_twin(
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sequences=sequences, data=st.data())
 def test_no_split_into_micro_batches_changes_the_sum(
     reduction: Reduction, sequences: list[list[tuple[float, bool]]], data: st.DataObject

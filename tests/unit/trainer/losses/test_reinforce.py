@@ -26,7 +26,7 @@ def test_the_gradient_is_weighted_by_the_capped_ratio_to_the_behaviour(make_inpu
     assert inputs.logprobs.grad.tolist() == pytest.approx([-0.4, -1.0, -2.0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_loss_equals_the_twins(ragged: Callable[[int], LossInputs], seed: int) -> None:
     inputs = ragged(seed)

@@ -21,7 +21,7 @@ def twin(inputs: LossInputs, clip: float | None, values: np.ndarray) -> np.ndarr
     return losses
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), clip=st.sampled_from([None, 0.2, 1.0]))
 def test_loss_and_gradient_equal_the_twins(
     ragged: Callable[[int], LossInputs], numeric_gradient: Callable[..., np.ndarray], seed: int, clip: float | None
