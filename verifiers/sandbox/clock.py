@@ -43,6 +43,8 @@ class Stopwatch:
         """Begin anew, from nothing."""
         self._before, self._since = 0.0, self._clock.now()
         self._running, self._looked = True, 0.0
+        self.used_s = 0.0
+        """Processor time of all its threads since its start, as of the last look."""
         self._mark = _Account(0.0, 0.0, 0.0)
         self._kept_before = self._kept = 0.0  # seconds in which others had the processors, up to the mark and in all
 
@@ -77,6 +79,7 @@ class Stopwatch:
         self._looked = working
         account = _account(pidfd, working)
         if account is not None:
+            self.used_s = account.used
             left = (working - mark.working) - (account.used - mark.used)
             self._kept = self._kept_before + max(0.0, min(account.waited - mark.waited, left))
             if working - mark.working >= _MARK_S:

@@ -71,7 +71,9 @@ def _limit(limits: Limits, walls: Walls) -> None:
     space = (resource.RLIMIT_DATA, memory) if walls.commands else (resource.RLIMIT_AS, walls.base + memory)
     for what, most in (
         space,
-        (resource.RLIMIT_CPU, int(limits.cpu_s)),
+        # For what nobody watches. A limit of the kernel's counts ticks, more than were used on a busy machine: an end
+        # by the very limit could pass for one by the machine.
+        (resource.RLIMIT_CPU, int(limits.cpu_s) + 1),
         (resource.RLIMIT_FSIZE, memory if walls.commands else 0),
         (resource.RLIMIT_NOFILE, _FILES),
         (resource.RLIMIT_CORE, 0),

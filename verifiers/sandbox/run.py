@@ -125,7 +125,7 @@ class Run:
 
     def _cause(self, code: int, cpu_s: float) -> Cause:
         killed = code == -signal.SIGKILL
-        if self._killed is not None and (killed or self._killed not in ("wall", "starved")):
+        if self._killed is not None and (killed or self._killed not in ("wall", "cpu", "starved")):
             return self._killed  # else it was quicker than we
         if killed and cpu_s > self.limits.cpu_s - 0.1:
             return "cpu"
@@ -212,7 +212,9 @@ class Run:
         now = self._jail.clock.now()
         if self._over_since is None:
             self._watch.look(self.pidfd)
-            if self._watch.working_s >= self.limits.wall_s and not self._has_come():
+            if self._watch.used_s > self.limits.cpu_s:
+                self.kill("cpu")
+            elif self._watch.working_s >= self.limits.wall_s and not self._has_come():
                 self._end_of_time()
         elif now > self._over_since + self._answer_s:
             raise SandboxError(f"a jailed process did not end within {self._answer_s:g} s of being killed")
