@@ -67,14 +67,7 @@ class Run:
         return self.policies[-1].metrics
 
 
-def run_all(
-    methods: list[str], seeds: list[int], settings: list[str], runs_dir: Path, say: Callable[[str], None]
-) -> list[Run]:
-    """Every method under every seed, seed after seed; goes on where an earlier call was stopped."""
-    return [run(method, seed, settings, runs_dir, say) for seed in seeds for method in methods]
-
-
-def run(method: str, seed: int, settings: list[str], runs_dir: Path, say: Callable[[str], None]) -> Run:
+def run_or_resume(method: str, seed: int, settings: list[str], runs_dir: Path, say: Callable[[str], None]) -> Run:
     """`rloop train`, or `rloop resume`, or nothing where the run is finished; what it came to."""
     named = f"{METHODS[method]}-{seed}"
     steps = load(ROOT / RECIPE, settings).schedule.rl_steps

@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/rloop_effect.py [--json FILE] [--quick] [--seeds 0,1,2,3,4] [--split validation]
 
 Whole runs of `rloop train recipes/countdown.yaml`, seed after seed, in `runs/effect-test/`; an interrupted call goes on
-where it was. Few training problems, each visited twenty-five times: there plain RL over-fits. Dynamic sampling is
-off, so that every schedule answers the same number of problems per step, and training waits for generation, so that a
-run does not depend on timing. Settings were chosen with `--split validation` and then frozen.
+where it was, and with `--results FILE` what was finished elsewhere is taken from there. Few training problems, each
+visited twenty-five times: there plain RL over-fits. Dynamic sampling is off, so that every schedule answers the same
+number of problems per step, and training waits for generation, so that a run does not depend on timing. Settings were
+chosen with `--split validation` and then frozen.
 """
 
 import json
@@ -16,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effect_runs import METHODS, ROOT, Run, run_all
+from effect_results import Results
+from effect_runs import METHODS, ROOT, Policy, Run, run_or_resume
 from effect_statistics import Estimate, estimate, paired_p
 from report import Row, arguments, report
 from rich.console import Console
@@ -46,9 +48,20 @@ SETS = {"in distribution": ("3 numbers",), "harder": ("harder",), "other form": 
 SCORES = ("pass@1", "pass@8", "pass@32")
 AIMS = {"pass@1": 1.09, "pass@32": 1.15}
 """The paper's gains over plain RL, as ratios."""
+OF_POLICIES = {"forgetting": "forgetting_base", "distinct answers": "distinct_frac", "entropy": "entropy"}
 SIGNIFICANT = 0.05
 HINDSIGHT = "plain RL, stopped at its best"
 """By the very held-out problems that it is judged by: what early stopping could give at most."""
+
+
+def kept(run: Run) -> Run:
+    """The run with those metrics alone that tables and figure show."""
+    names = {f"{one}/{name}" for sets in SETS.values() for one in sets for name in SCORES} | set(OF_POLICIES.values())
+
+    def shown(policy: Policy) -> Policy:
+        return replace(policy, metrics={name: value for name, value in policy.metrics.items() if name in names})
+
+    return replace(run, policies=tuple(map(shown, run.policies)))
 
 
 def score(metrics: Mapping[str, float], sets: Sequence[str], name: str) -> float:
@@ -95,9 +108,7 @@ def _against(runs: list[Run], plain: list[Run], sets: Sequence[str], name: str) 
 def _others(by_method: dict[str, list[Run]]) -> Table:
     drawn = Table(title="final policies, all held-out sets; cost of the whole run")
     facts: dict[str, Callable[[Run], float]] = {
-        "forgetting": lambda run: run.final["forgetting_base"],
-        "distinct answers": lambda run: run.final["distinct_frac"],
-        "entropy": lambda run: run.final["entropy"],
+        **{title: lambda run, name=name: run.final[name] for title, name in OF_POLICIES.items()},
         "inter-step diversity": lambda run: run.diversity,
         "sampled tokens, k": lambda run: run.sampled_tokens / 1e3,
         "RFT tokens, k": lambda run: run.rft_tokens / 1e3,
@@ -149,6 +160,16 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
+def run_once(method: str, seed: int, settings: list[str], folder: Path, results: Results | None) -> Run:
+    """A method under a seed, from the results where it is there."""
+    found = results.find(method, seed) if results else None
+    if found is None:
+        found = kept(run_or_resume(method, seed, settings, folder, say))
+        if results:
+            results.add(found)
+    return found
+
+
 def main() -> None:
     """Run what is missing, then show all of it."""
     parser = arguments("RLoop against plain RL and its ablations on countdown.")
@@ -157,6 +178,7 @@ def main() -> None:
     parser.add_argument("--schedulers", help="comma-separated; all by default, plain RL always")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a further setting of all runs")
     parser.add_argument("--name", default="effect", help="folder under runs/")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="finished runs: not run again, and added to")
     parser.add_argument("--curves", type=Path, metavar="FILE", help="scores over RL steps, for effect_figure.py")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
@@ -166,7 +188,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {"vanilla", *(options.schedulers or ",".join(METHODS.values())).split(",")}
     methods = [method for method, scheduler in METHODS.items() if scheduler in wanted]
-    runs = run_all(methods, seeds, settings, folder, say)
+    results = Results(options.results, settings) if options.results else None
+    runs = [run_once(method, seed, settings, folder, results) for seed in seeds for method in methods]
     by_method = {method: [run for run in runs if run.method == method] for method in methods}
     console = Console()
     if options.curves:

@@ -6,7 +6,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from effect_runs import policies
+from effect_results import Results
+from effect_runs import Policy, Run, policies
 from effect_statistics import estimate, paired_p, quantile, tail
 
 from actors.manifest import Manifest
@@ -66,3 +67,13 @@ def test_sampling_without_training_costs_steps_and_makes_no_policy():
     done = Phase("sample", 0, "theta-0", "theta-0", 40), Phase("rft", 0, "theta-0", "theta-1")
     found = policies(Manifest("", done=done, evals=(row("theta-0"), row("theta-1"))))
     assert [(one.rl_steps, one.after_rft) for one in found] == [(0, False), (40, True)]
+
+
+def test_finished_runs_are_found_again_under_the_same_settings_only(tmp_path):
+    run = Run("RLoop", 3, (Policy(0, False, {"a/pass@1": 0.25}), Policy(40, True, {"a/pass@1": 0.5})), 7, 8, 9.5, 0.75)
+    file = tmp_path / "runs.jsonl"
+    Results(file, ["x=1"]).add(run)
+    Results(file, ["x=2"]).add(run)
+    assert Results(file, ["x=1"]).find("RLoop", 3) == run
+    assert Results(file, ["x=1"]).find("RLoop", 4) is None
+    assert Results(file, ["x=3"]).find("RLoop", 3) is None
