@@ -82,29 +82,29 @@ def test_time_in_which_the_trusted_side_was_stopped_is_not_the_programs(program:
 def test_the_clock_leaves_out_what_was_missed_and_keeps_work_and_waits() -> None:
     clock = Clock()
     began = clock.now()
+    time.sleep(0.5)
+    assert clock.now() - began < 0.2  # nobody said that we would wait
     time.sleep(0.3)
-    assert clock.now() - began < 0.05  # nobody said that we would wait
-    time.sleep(0.1)
-    assert 0.09 < clock.now(waited_s=0.1) - began < 0.2
-    until = time.thread_time() + 0.1
+    assert 0.28 < clock.now(waited_s=0.3) - began < 0.45
+    until = time.thread_time() + 0.3
     while time.thread_time() < until:
         pass
-    assert 0.18 < clock.now() - began < 0.4
+    assert 0.56 < clock.now() - began < 1.0
 
 
 def test_a_stopwatch_runs_while_it_is_told_to() -> None:
     clock = Clock()
     watch = Stopwatch(clock)
-    time.sleep(0.1)
-    clock.now(waited_s=0.1)
+    time.sleep(0.3)
+    clock.now(waited_s=0.3)
     watch.stop()
-    time.sleep(0.1)
-    clock.now(waited_s=0.1)
-    assert 0.09 < watch.working_s < 0.18
+    time.sleep(0.3)
+    clock.now(waited_s=0.3)
+    assert 0.27 < watch.working_s < 0.55
     watch.go()
-    time.sleep(0.1)
-    clock.now(waited_s=0.1)
-    assert 0.18 < watch.working_s < 0.28
+    time.sleep(0.3)
+    clock.now(waited_s=0.3)
+    assert 0.54 < watch.working_s < 0.85
 
 
 def test_waiting_for_a_processor_is_seen_and_is_not_the_programs() -> None:

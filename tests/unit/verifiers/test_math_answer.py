@@ -96,7 +96,7 @@ def test_bombs_never_reach_sympy(bomb: str) -> None:
     verdict = MathAnswer().score(ScoreRequest("", rf"\boxed{{{bomb}}}", "x+1"))
     assert (verdict.status, verdict.reward) == ("timeout", None)
     assert verdict.feedback == f"not compared: {too_hard(bomb)}"
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - began < 2
 
 
 def test_a_verdict_says_what_was_read_and_what_decided() -> None:
