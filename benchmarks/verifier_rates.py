@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,26 +23,29 @@ from verifiers.pool import VerifierProcesses
 from verifiers.records import ScoreRequest, Verdict
 from verifiers.spec import VerifierSpec
 
-MATH = VerifierSpec("math", concurrency=256)
+MATH = VerifierSpec("math", concurrency=512)
 CODE = VerifierSpec("code", timeout_s=30.0)
-HANGING = VerifierSpec("hanging:Hanging")
-SYMBOLIC = [
-    (r"x^2+2x+1", r"(x+1)^2"),
-    (r"\sqrt{12}", r"2\sqrt{3}"),
-    (r"\frac{\pi}{2}", r"0.5\pi"),
-    (r"[1,2]", r"1\le x\le 2"),
-    (r"\{1,2,3\}", r"\{3,2,1\}"),
-    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"),
-    (r"2x+3y", r"3y+2x"),
-    (r"(1,-2)", r"(1, -2)"),
-    (r"e^{2}", r"e\cdot e"),
-    (r"\frac{3}{4}x", r"0.75x"),
-    (r"\log(8)", r"3\log(2)"),
-    (r"x^2+2x+1", r"(x+2)^2"),
-    (r"\sqrt{12}", r"3\sqrt{2}"),
-    (r"(1,-2)", r"(-2,1)"),
+HANGING = VerifierSpec("hanging:Hanging", concurrency=512)
+SYMBOLIC: list[tuple[Callable[[int, int], str], Callable[[int, int], str]]] = [
+    (lambda a, b: f"x^2+{2 * a}x+{a * a}", lambda a, b: f"(x+{a})^2"),
+    (lambda a, b: rf"\sqrt{{{a * a * b}}}", lambda a, b: rf"{a}\sqrt{{{b}}}"),
+    (lambda a, b: rf"\frac{{{a}\pi}}{{4}}", lambda a, b: rf"{a / 4}\pi"),
+    (lambda a, b: f"[{a},{a + b}]", lambda a, b: rf"{a}\le x\le {a + b}"),
+    (lambda a, b: rf"\{{{a},{a + b},{-b}\}}", lambda a, b: rf"\{{{-b},{a},{a + b}\}}"),
+    (
+        lambda a, b: rf"\frac{{{a}}}{{\sqrt{{{b}}}}}",
+        lambda a, b: rf"\frac{{{a}\sqrt{{{b}}}}}{{{b}}}",
+    ),
+    (lambda a, b: f"{a}x+{b}y", lambda a, b: f"{b}y+{a}x"),
+    (lambda a, b: f"({a},-{b})", lambda a, b: f"({a}, -{b})"),
+    (lambda a, b: f"e^{{{a + 1}}}", lambda a, b: rf"e^{{{a}}}\cdot e"),
+    (lambda a, b: rf"\frac{{{a}}}{{4}}x", lambda a, b: f"{a / 4}x"),
+    (lambda a, b: rf"\log({b**3})", lambda a, b: rf"3\log({b})"),
+    (lambda a, b: f"x^2+{2 * a}x+{a * a}", lambda a, b: f"(x+{a + 1})^2"),
+    (lambda a, b: rf"\sqrt{{{a * a * b}}}", lambda a, b: rf"{a + 1}\sqrt{{{b}}}"),
+    (lambda a, b: f"({a},-{b})", lambda a, b: f"(-{b},{a})"),
 ]
-"""(reference, answer), the last three unequal."""
+"""(reference, answer) of two random numbers each, the last three unequal."""
 HANGING_EVERY = 10
 PROGRAMS = [
     ("def add(a, b):\n    return a + b", "add", [[[n, 2 * n], 3 * n] for n in range(8)]),
@@ -72,7 +75,8 @@ def mixed(count: int, symbolic: float) -> list[ScoreRequest]:
     made = []
     for number in range(count):
         if rng.random() < symbolic:
-            gold, answer = rng.choice(SYMBOLIC)
+            (reference, written), a, b = rng.choice(SYMBOLIC), rng.randrange(2, 100), rng.randrange(2, 100)
+            gold, answer = reference(a, b), written(a, b)
         else:
             gold = str(rng.randrange(10_000))
             answer = gold if rng.random() < 0.5 else str(rng.randrange(10_000))
@@ -97,10 +101,15 @@ def in_process(requests: Sequence[ScoreRequest]) -> float:
 class Scored:
     """What a pool did with a list of answers."""
 
-    wall_s: float
+    verdicts: Sequence[Verdict]
+    come_s: Sequence[float]
+    """When each came."""
     cpu_s: float
     """Of all its processes, and of ours."""
-    verdicts: Sequence[Verdict]
+
+    def rate(self, of: Sequence[bool]) -> float:
+        """Verdicts per second on some of the answers, until the last of them came."""
+        return sum(of) / max(come for come, counts in zip(self.come_s, of, strict=True) if counts)
 
     @property
     def latency_ms(self) -> tuple[float, float]:
@@ -117,8 +126,15 @@ def through_pool(spec: VerifierSpec, requests: Sequence[ScoreRequest], processes
         await pool.start([spec])
         await pool.score(spec, requests[:50])
         cpu, began = _cpu_s(), time.perf_counter()
-        verdicts = await pool.score(spec, requests)
-        found = Scored(time.perf_counter() - began, _cpu_s() - cpu, verdicts)
+        come = [0.0] * len(requests)
+        verdicts = pool.submit(spec, requests)
+        for number, verdict in enumerate(verdicts):
+
+            def note(_: object, number: int = number) -> None:
+                come[number] = time.perf_counter() - began
+
+            verdict.add_done_callback(note)
+        found = Scored(list(await asyncio.gather(*verdicts)), come, _cpu_s() - cpu)
         await pool.close()
         return found
 
@@ -206,8 +222,12 @@ def code_rows(count: int) -> list[Row]:
 
 
 def hanging_rows(count: int) -> list[Row]:
-    """Throughput when every tenth answer never ends: towers of exponents, a call that waits, a loop that computes."""
+    """Throughput when every tenth answer never ends: towers of exponents, a call that waits, a loop that computes.
+
+    Of the other answers: how many a second, until the last of them is judged. What hangs is over a deadline later.
+    """
     clean = mixed(count, 0.5)
+    honest = [number % HANGING_EVERY != 0 for number in range(count)]
     dirty = {
         "a tower of exponents": (MATH, r"\boxed{9^{9^{9^{9}}}}"),
         "waits for ever": (HANGING, "wait"),
@@ -216,11 +236,11 @@ def hanging_rows(count: int) -> list[Row]:
     made = []
     for title, (spec, response) in dirty.items():
         say(f"every tenth answer {title}")
-        requests = [replace(r, response=response) if i % HANGING_EVERY == 0 else r for i, r in enumerate(clean)]
+        requests = [r if fine else replace(r, response=response) for r, fine in zip(clean, honest, strict=True)]
         rates, lost = [], 0
         for asked in (clean, requests):
             scored = through_pool(spec, asked, os.cpu_count() or 1)
-            rates.append(len(asked) / scored.wall_s)
+            rates.append(scored.rate(honest))
             pairs = zip(scored.verdicts, asked, strict=True)
             lost += sum((v.status == "timeout") != (r.response == response) or v.status == "error" for v, r in pairs)
         made += [
@@ -243,5 +263,5 @@ def main() -> None:
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
     made = math_rows(200 if options.quick else 1_000)
     made += code_rows(200 if options.quick else 2_000)
-    made += hanging_rows(400 if options.quick else 2_000)
+    made += hanging_rows(400 if options.quick else 4_000)
     report("Verifiers", made, options.json)

@@ -1,10 +1,21 @@
-"""Inequalities joined by `or`, as the union of intervals that they describe: math-verify does not see it by itself."""
+"""Inequalities as the intervals that they describe: math-verify does not see unions, and is slow over single ones."""
 
 import re
 
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|\bor\b|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|∨")
 _RELATION = re.compile(r"(\\l(?:eq?|t)(?![A-Za-z])|\\leqslant|\\g(?:eq?|t)(?![A-Za-z])|\\geqslant|<=|>=|[<>≤≥])")
 _NAME = re.compile(r"\\?[A-Za-z]+")
+_BRACKETS = re.compile(r"(?:\\left)?\s*[\[(].*[\])]", re.DOTALL)
+
+
+def alike(gold: str, answer: str) -> tuple[str, str]:
+    """Both sides, inequalities as intervals where the other side is one, and those joined by `or` in any case."""
+    gold, answer = as_union(gold), as_union(answer)
+    if _BRACKETS.fullmatch(gold.strip("$ ")):
+        return gold, _interval(answer.strip("$ ")) or answer
+    if _BRACKETS.fullmatch(answer.strip("$ ")):
+        return _interval(gold.strip("$ ")) or gold, answer
+    return gold, answer
 
 
 def as_union(answer: str) -> str:

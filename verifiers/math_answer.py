@@ -12,7 +12,7 @@ from functools import partial
 
 from verifiers.answers import MARKS, last_number, marked_answer, reference_answer
 from verifiers.exact import normalise
-from verifiers.intervals import as_union
+from verifiers.intervals import alike
 from verifiers.records import ScoreRequest, Verdict, VerdictStatus
 from verifiers.sentence import only_answer
 from verifiers.spelling import one_fraction, plain
@@ -36,6 +36,31 @@ _NAMED = re.compile(r"\A\s*\\?[A-Za-z]\w*(?:\([A-Za-z]\))?\s*=")
 _EQUALS = re.compile(r"(?<![<>!:])=")
 _RELATION = re.compile(r"[<>≤≥≠]|\\(?:[lg](?:eq?|t|eqslant)|neq?)(?![A-Za-z])")
 _SET = re.compile(r"[(\[]|\\(?:in|cup|infty|emptyset|mathbb)(?![A-Za-z])|[∈∪∞]")
+_TYPICAL = (
+    ("x^2+2x+1", "(x+1)^2"),
+    (r"\sqrt{12}", r"3\sqrt{2}"),
+    (r"\frac{\pi}{2}", r"\frac{5}{10}\pi"),
+    ("[1,2]", "[1,3)"),
+    (r"\{1,2,3\}", r"\{3,2,1\}"),
+    ("(1,-2)", "(-2,1)"),
+    (r"\log(8)", r"3\log(2)"),
+    ("e^{2x}", r"e\cdot e"),
+    (r"\sin x", r"\cos{x}"),
+    ("x=3", "3"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1\\4\end{pmatrix}"),
+    (r"(-\infty,2)\cup[5,\infty)", r"\mathbb{R}"),
+    ("3a-4b", "4b-3a"),
+    (r"\frac{2}{5}y", r"\frac{4}{10}y"),
+    (r"2\cdot 3^5", "3^5+3^5"),
+    (r"\frac{4}{\sqrt{3}}", r"\frac{4\sqrt{3}}{3}"),
+    (r"\frac{a+1}{b}", r"\frac{a}{b}+1"),
+    (r"\sqrt[3]{x}", r"x^{1/3}"),
+    (r"\binom{5}{2}", "5!"),
+    ("2+3i", "3i+2"),
+    (r"\left(\frac{1}{2},\sqrt{2}\right)", r"\left(0,1\right)"),
+    (r"\ln 2", r"\log 3"),
+)
+"""Answers as they are written, to warm up with."""
 
 
 class MathAnswer:
@@ -49,7 +74,7 @@ class MathAnswer:
     """
 
     name = "math"
-    version = "3"
+    version = "4"
     timeout_s = 3.5
     """The slowest honest comparison takes 1.6 s; towers that slip through would take for ever."""
 
@@ -63,8 +88,9 @@ class MathAnswer:
         self._unmarked = "last_number" in extract
 
     def prepare(self) -> None:
-        """Import math-verify and sympy (seconds)."""
-        _equal_as_mathematics("x", "x")
+        """Import math-verify and sympy (seconds), and fill the caches of their parsers, which begin slowly."""
+        for one, other in _TYPICAL:
+            _equal_as_mathematics(one, other)
 
     def gold(self, reference: str) -> str:
         """The answer in the reference, marked as final in a way that is looked for."""
@@ -127,7 +153,7 @@ def _judge(gold: str, answer: str) -> tuple[VerdictStatus, str]:
         return next((verdict for verdict in verdicts if verdict[0] != "correct"), verdicts[-1])
     if _prose(answer) or _prose(gold) or (_word(answer) and _word(gold)):
         return "wrong", "text"
-    gold, answer = as_union(gold), as_union(answer)
+    gold, answer = alike(gold, answer)
     if bool(_RELATION.search(gold)) != bool(_RELATION.search(answer)) and not _SET.search(gold + answer):
         return "wrong", "relation"
     if too_hard(gold):
@@ -176,8 +202,9 @@ def _exact(answer: str) -> str:
 
 
 def _equal_as_mathematics(gold: str, answer: str) -> bool:
-    """math-verify's opinion, asked in both directions: it is lopsided on intervals against inequalities."""
+    """math-verify's opinion, asked in both directions where it is lopsided: relations, sets, tuples."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from sympy import Expr
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at every call that its time-outs are off
     # Its own reading of units is off: it takes the m of 5m for metres and drops it.
@@ -187,4 +214,8 @@ def _equal_as_mathematics(gold: str, answer: str) -> bool:
         rf"\boxed{{{text}}}", extraction_config=where, parsing_timeout=None
     )
     golds, answers = read(gold), read(answer)
-    return any(verify(a, b, timeout_seconds=None) for a, b in ((golds, answers), (answers, golds)))
+    if verify(golds, answers, timeout_seconds=None):
+        return True
+    if all(isinstance(side, (Expr, str)) for side in (*golds, *answers)):
+        return False
+    return bool(verify(answers, golds, timeout_seconds=None))

@@ -83,6 +83,10 @@ class ScoringProcess:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(self.pid, os.SCHED_IDLE | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
+    def at_rest(self) -> bool:
+        """Whether nothing of it computes, or would if there were a core: it waits for something outside, or sleeps."""
+        return not _computes(self.pid)
+
     def starved_s(self) -> float:
         """Seconds since its start in which it could have run and no core was free; 0 where the kernel does not say."""
         with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{self.pid}/schedstat") as file:
@@ -207,6 +211,20 @@ class Nursery:
                 f"the process that scoring processes of {self._spec.name!r} are forked from did not {verb} within "
                 f"{timeout_s:g} s (exit status {self._handle.returncode}); see stderr"
             ) from None
+
+
+def _computes(pid: int) -> bool:
+    """Whether a thread of a process, or of what it started, runs, waits for a core or for the disk."""
+    with contextlib.suppress(OSError):  # it ended meanwhile
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] in "RD":
+                    return True
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                started = file.read().split()
+            if any(_computes(int(child)) for child in started):
+                return True
+    return False
 
 
 def _environment(names: Collection[str]) -> dict[str, str]:

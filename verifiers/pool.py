@@ -8,8 +8,9 @@ Plain asyncio, no Ray.
     unblocked   by verdicts and by deadlines
 
 A fault is a verdict (`timeout`, `error`); only a verifier that cannot be loaded, or processes that cannot be started,
-raise. As many answers are worked at as there are places. One that takes long (`slow_s`) gives its place away and goes
-on in what the others leave of the machine, so answers that hang cost their own deadline and nobody else's time.
+raise. As many answers are worked at as there are places. One that waits for something outside gives its place away at
+once; one that computes for long (`slow_s`) gives it away too, and goes on in what the others leave of the machine. So
+answers that hang cost their own deadline, and of the others' time `slow_s` at most.
 """
 
 import asyncio
@@ -30,6 +31,16 @@ _CHUNK = 64  # answers handed to a process at once, at most: enough to hide the 
 _TRIES = 2  # processes that may die over an answer
 _MOST_BONUS = 2  # deadlines that a starved answer may get on top of its own: every wait has an end
 _LEAST_BONUS_S = 0.02
+_LOOK_S, _LOOKS = 0.005, 2  # at rest in so many looks in a row: it waits
+_SELDOM = 10  # times longer between two looks at an answer that is known to compute
+
+
+class _Slow(Exception):
+    """An answer that is to give its place away."""
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__(after_s)
+        self.after_s = after_s
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +74,7 @@ class VerifierProcesses:
         """`recycle_after`: answers after which a process is replaced (caches of sympy grow without bound)."""
         if processes < 1:
             raise ValueError(f"a verifier pool has at least one process, got {processes}; use 1 or more")
-        self._places = processes
+        self._places = self._all_places = processes
         self._recycle_after = recycle_after
         self._lines: dict[VerifierSpec, _Line] = {}
         self._at_work: set[ScoringProcess] = set()
@@ -176,7 +187,7 @@ class VerifierProcesses:
     async def _work(self, line: _Line, jobs: list[_Job]) -> None:
         """Hold a place until these answers are scored, or the first of them turns out to be slow."""
         process: ScoringProcess | None = None
-        has_place, reusable = True, False
+        has_place, spoiled, reusable = True, False, False
 
         def leave() -> None:
             nonlocal has_place
@@ -191,15 +202,20 @@ class VerifierProcesses:
                 process.send(job.request)
             while jobs:
                 try:
-                    verdict = await process.receive(line.nursery.slow_s, jobs[0].verdict)
-                except TimeoutError:
+                    verdict = await self._at_once(process, line.nursery.slow_s, jobs[0])
+                except _Slow as slow:
+                    spoiled = len(jobs) > 1  # it will judge what goes back to the queue, and nobody is to hear of it
                     self._return(line, jobs[1:])
                     del jobs[1:]
-                    process.yield_to_others()
                     leave()
-                    verdict = await self._patiently(process, line.nursery, jobs[0])
+                    try:
+                        verdict = await process.receive(line.nursery.slow_s - slow.after_s, jobs[0].verdict)
+                    except TimeoutError:
+                        spoiled = True
+                        process.yield_to_others()
+                        verdict = await self._patiently(process, line.nursery, jobs[0])
                 self._settle(jobs.pop(0), verdict)
-            reusable = has_place and process.served < self._recycle_after
+            reusable = not spoiled and process.served < self._recycle_after and len(line.idle) < self._all_places
         except TimeoutError:
             why = f"no verdict within {line.nursery.timeout_s:g} s; its process was killed"
             took = 1e3 * line.nursery.timeout_s
@@ -225,6 +241,20 @@ class VerifierProcesses:
                         await self._bury(process)
             finally:
                 leave()
+
+    @staticmethod
+    async def _at_once(process: ScoringProcess, slow_s: float, job: _Job) -> Verdict:
+        """The verdict on an answer that holds a place. Raises `_Slow` when it computes for so long, or waits."""
+        spent, looks, rests = 0.0, 0, 0
+        while True:
+            step = min(_LOOK_S if looks < _SELDOM else _SELDOM * _LOOK_S, slow_s - spent)
+            try:
+                return await process.receive(step, job.verdict)
+            except TimeoutError:
+                spent, looks = spent + step, looks + 1
+                rests = rests + 1 if process.at_rest() else 0
+                if rests == _LOOKS or spent >= slow_s:
+                    raise _Slow(spent) from None
 
     @staticmethod
     async def _patiently(process: ScoringProcess, nursery: Nursery, job: _Job) -> Verdict:

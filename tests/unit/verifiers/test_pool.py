@@ -40,10 +40,15 @@ class Odd:
             case "daemon": return said(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
             case "memory": return said(len(bytearray(8 << 30)))
             case "slow": time.sleep(0.6)
+            case "nap": time.sleep(0.1)
+            case echo if echo.startswith("echo"): return said(echo.removeprefix("echo "))
             case "environment": return said(" ".join(sorted(os.environ)))
             case "pid": return said(os.getpid())
             case "when": return said(time.monotonic())
         return said("")
+
+class Leisurely(Odd):
+    slow_s = 40.0
 
 class Opened(Odd):
     def __init__(self, opens=True):
@@ -306,6 +311,41 @@ def test_what_is_slow_but_ends_in_time_gets_its_verdict(odd: str) -> None:
     verdicts = with_pool(lambda pool: pool.score(spec(odd, 20.0), asks(["slow", "fine", "slow"])))
     assert statuses(verdicts) == ["correct"] * 3
     assert [v.milliseconds > 500 for v in verdicts] == [True, False, True]
+
+
+def test_an_answer_that_waits_gives_its_place_away_at_once_and_one_that_computes_does_not(odd: str) -> None:
+    async def use(pool: VerifierProcesses) -> None:
+        leisurely = spec("odd_plugin:Leisurely", 60.0)
+        waits = [*pool.submit(leisurely, asks(["hang"] * 3)), *pool.submit(leisurely, asks(["child"] * 2))]
+        assert statuses(await asyncio.wait_for(pool.score(leisurely, asks(["fine"])), 20)) == ["correct"]
+        assert not any(verdict.done() for verdict in waits)
+        pool.submit(leisurely, asks(["busy"]))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.score(leisurely, asks(["fine"])), 1.5)
+
+    with_pool(use)
+
+
+def test_a_process_whose_answer_waited_and_came_is_used_again(odd: str) -> None:
+    async def use(pool: VerifierProcesses) -> list[list[int]]:
+        leisurely = spec("odd_plugin:Leisurely", 60.0)
+        pids = []
+        for _ in range(2):
+            await pool.score(leisurely, asks(["slow"]))
+            pids.append(pool.pids())
+        return pids
+
+    first, second = with_pool(use)
+    assert first == second
+    assert len(first) == 2  # template and one process
+
+
+def test_answers_keep_their_verdicts_when_one_before_them_waited(odd: str) -> None:
+    """What had been handed to its process goes to another; the first process must not answer for it a second time."""
+
+    responses = ["nap" if number % 10 == 0 else f"echo {number}" for number in range(300)]
+    verdicts = with_pool(lambda pool: pool.score(spec("odd_plugin:Leisurely", 60.0), asks(responses)), processes=2)
+    assert [verdict.feedback for verdict in verdicts] == ["" if n % 10 == 0 else str(n) for n in range(300)]
 
 
 def test_no_more_answers_of_a_verifier_are_under_way_than_it_allows(odd: str) -> None:
