@@ -158,9 +158,13 @@ class Nursery:
     async def fork(self) -> ScoringProcess:
         """A new scoring process. Raises `VerifierUnavailable`."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            answer = await self._ask({"fork": True}, _ANSWER_TIMEOUT_S, theirs)
-        transport, stream = await asyncio.get_running_loop().create_connection(FrameStream, sock=ours)
+        try:
+            with theirs:
+                answer = await self._ask({"fork": True}, _ANSWER_TIMEOUT_S, theirs)
+            transport, stream = await asyncio.get_running_loop().create_connection(FrameStream, sock=ours)
+        except BaseException:
+            ours.close()
+            raise
         process = ScoringProcess(answer["pid"], self, transport, stream)
         try:
             await stream.get(_START_TIMEOUT_S)  # its first word: it is ready
@@ -170,6 +174,9 @@ class Nursery:
                 f"a scoring process of {self._spec.name!r} did not get ready within {_START_TIMEOUT_S:g} s (exit "
                 f"status {status}); see stderr"
             ) from None
+        except BaseException:
+            process.kill()
+            raise
         return process
 
     async def bury(self, process: ScoringProcess) -> int:
