@@ -140,6 +140,7 @@ def host(
     deadline_s: float,
     peer: type[Peer] = Peer,
     env: dict[str, str] | None = None,
+    num_cpus: float = 0,
     num_gpus: float = 0,
     max_concurrency: int = 1000,
     gang: tuple[PlacementGroup, int] | None = None,
@@ -167,7 +168,7 @@ def host(
     Host.__name__ = Host.__qualname__ = cls.__name__  # what the Ray dashboard shows
     options: dict[str, Any] = {
         "name": f"rloop/{name}",
-        "num_cpus": 0,
+        "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "max_restarts": _FOREVER if comes_back else 0,
         "max_task_retries": 0,
@@ -179,7 +180,6 @@ def host(
         options["scheduling_strategy"] = "SPREAD"
     if gang:
         group, bundle = gang
-        options["num_cpus"] = 1
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
     actor = ray.remote(concurrency_groups={_PULSE: 1})(Host).options(**options)
     return peer(actor.remote(_pack((cls, args, kwargs), log_file)), name, deadline_s)
@@ -243,13 +243,13 @@ def _prod(process_id: int, born: float) -> str:
     return state
 
 
-def gang(size: int, gpus_each: float, timeout_s: float) -> PlacementGroup:
+def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> PlacementGroup:
     """Room for `size` ranks that start together or not at all.
 
     Raises:
         RuntimeError: When the cluster has no such room within the deadline.
     """
-    bundle = {"CPU": 1.0} | ({"GPU": gpus_each} if gpus_each else {})
+    bundle = {"CPU": cpus_each} | ({"GPU": gpus_each} if gpus_each else {})
     group = placement_group([bundle] * size, strategy="PACK")
     if not group.wait(timeout_s):
         raise RuntimeError(
@@ -259,18 +259,23 @@ def gang(size: int, gpus_each: float, timeout_s: float) -> PlacementGroup:
     return group
 
 
+def nodes() -> list[tuple[str, float, float]]:
+    """Address, CPUs and GPUs of every node of the cluster that is up, as Ray counts them, whoever uses them."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [
+        (node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in alive
+    ]
+
+
 def is_one_host() -> bool:
     """True when every node of the cluster that is up is on one machine."""
-    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) == 1
+    return len({address for address, _, _ in nodes()}) == 1
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_store_mb: int) -> Iterator[int]:
-    """A Ray cluster to run in: the one at `address`, or a local one that ends with this process.
-
-    Yields:
-        GPUs in the cluster.
-    """
+def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_store_mb: int) -> Iterator[None]:
+    """A Ray cluster to run in: the one at `address`, or a local one that ends with this process."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {
         "num_cpus": logical_cpus,  # logical: Ray binds nothing, it only counts
@@ -286,7 +291,7 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
     )
     guard = None if address else watchdog.start()
     try:
-        yield int(ray.cluster_resources().get("GPU", 0))
+        yield
     finally:
         ray.shutdown()
         if guard:

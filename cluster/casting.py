@@ -1,5 +1,6 @@
 """Who plays what: builds every actor of a run from the parts of the configuration that it needs, and its resources."""
 
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.pulse import Pulse
 from cluster.materials import Materials
+from cluster.placement import Node, crews, place
 from cluster.settings import Refused
 from trainer.schedules import make_scheduler
 
@@ -23,22 +25,24 @@ PATIENCE = 3
 class Casting:
     """Builds the actors of one run from its configuration: who gets which part of it, and which resources."""
 
-    def __init__(self, config: "RunConfig", run_dir: Path, ray_app: Any, gpus: int, ranks: int) -> None:
-        """`gpus`: those of the cluster. `ranks`: learner ranks that will be asked for; 0 for an evaluation."""
+    def __init__(
+        self, config: "RunConfig", run_dir: Path, ray_app: Any, nodes: Sequence[Node], learns: bool = True
+    ) -> None:
+        """`nodes`: those of the cluster. `learns`: whether learner ranks will be asked for.
+
+        Raises:
+            Refused: When not everybody finds room on these nodes.
+        """
         self._config = config
         self._logs = run_dir / "logs"
         self._run_dir = run_dir
         self._ray_app = ray_app
-        engines = config.actors.rollout_workers * config.rollout.engine.tensor_parallel
         # Ray counts the node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
-        self.on_gpu = gpus > 0 and not version("torch").endswith("+cpu")
-        if self.on_gpu and gpus < engines + ranks:
-            raise Refused(
-                [
-                    f"{engines} engine and {ranks} learner GPUs are asked for, the cluster has {gpus}; "
-                    "lower actors.rollout_workers, rollout.engine.tensor_parallel or trainer.ranks"
-                ]
-            )
+        self.on_gpu = any(node.gpus for node in nodes) and not version("torch").endswith("+cpu")
+        needed = crews(config, self.on_gpu, learns)
+        if problems := place(needed, nodes).problems:
+            raise Refused(list(problems))
+        self._crews = {crew.role: crew for crew in needed}
 
     def verifiers(self) -> "dict[str, Peer]":
         """The verifier pools, by name."""
@@ -99,7 +103,9 @@ class Casting:
             actors.call_timeout_s,
             actors.start_timeout_s,
             env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
-            num_gpus=rollout.engine.tensor_parallel if self.on_gpu else 0,
+            num_cpus=self._crews["rollout worker"].cpus,
+            num_gpus=self._crews["rollout worker"].gpus,
+            spread=not self.on_gpu,
             # Whoever calls has a deadline for each call; this one must not come first.
             deadline_s=max(actors.start_timeout_s, actors.transfer_timeout_s, actors.call_timeout_s),
             comes_back=False,  # another worker takes its place, under another name
@@ -111,9 +117,9 @@ class Casting:
         from trainer.learner import LearnerRank
         from trainer.learner_env import LEARNER_ENV
 
-        config, size = self._config, self._config.trainer.ranks
-        gpus_each = 1.0 if self.on_gpu else 0.0
-        group = self._ray_app.gang(size, gpus_each, config.actors.start_timeout_s)
+        config, each = self._config, self._crews["learner rank"]
+        size = each.count
+        group = self._ray_app.gang(size, each.cpus, each.gpus, config.actors.start_timeout_s)
         transport = self._transport()
         with_vllm = transport == "nccl"  # its communicator is what the engines' workers speak to
         return {
@@ -132,7 +138,8 @@ class Casting:
                 transport,
                 open_group if with_vllm else None,
                 env=(GPU_ENGINE_ENV if with_vllm else {}) if self.on_gpu else LEARNER_ENV,
-                num_gpus=gpus_each,
+                num_cpus=each.cpus,
+                num_gpus=each.gpus,
                 gang=(group, rank),
                 deadline_s=config.actors.learner_timeout_s,
             )

@@ -105,6 +105,27 @@ def resume(
     raise typer.Exit(driver.run(config, run_dir, Console(), True, dry_run))
 
 
+@app.command(epilog="Example:  rloop plan recipes/gsm8k.yaml recipes/gpu.yaml --cluster cluster.yaml --gpu-gib 80")
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="YAML",
+            help="Ray cluster YAML or KubeRay manifest. [default: this machine, or the cluster at cluster.ray_address]",
+        ),
+    ] = None,
+    gpu_gib: Annotated[
+        float | None, typer.Option(min=1, help="Memory of a GPU in GiB: says what would not fit.")
+    ] = None,
+) -> None:
+    """Who would run where, and the memory each takes. Looks at no data, starts nothing."""
+    from cluster.plan import show_plan
+
+    raise typer.Exit(show_plan(load(recipe, overrides or [], os.environ), cluster, gpu_gib, Console()))
+
+
 @app.command("eval", epilog="Example:  rloop eval runs/demo/checkpoints/theta-2/hf recipes/demo.yaml eval.samples=64")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Hugging Face model directory.")],

@@ -24,6 +24,7 @@ from cluster.casting import PATIENCE, Casting
 from cluster.ensemble import START_KEY, Ensemble
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prepare, probe_sequences
+from cluster.placement import Node
 from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
@@ -79,11 +80,11 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
         preparing = asyncio.create_task(asyncio.to_thread(prepare, config, run_dir))
         if Manifest.load(LocalDisk(run_dir)) and (finished := _already_finished(config, run_dir, await preparing)):
             return finished
-        with _stop_signals() as stop, _ray(config) as (ray_app, gpus):  # a new model is made meanwhile
+        with _stop_signals() as stop, _ray(config) as ray_app:  # a new model is made meanwhile
             crew = Crew()
             try:
                 materials = await preparing
-                casting = Casting(config, run_dir, ray_app, gpus, config.trainer.ranks)
+                casting = Casting(config, run_dir, ray_app, _nodes(ray_app))
                 assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))
@@ -125,10 +126,10 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evalua
     probe = probe_sequences(len(tokenizer), config.rollout.context_length)
     materials = Materials(Recipe(str(checkpoint), "", ""), data.train, data.held_out, data.mixture, probe)
     scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-"))
-    with _ray(config) as (ray_app, gpus):
+    with _ray(config) as ray_app:
         crew = Crew()
         try:
-            casting = Casting(config, scratch, ray_app, gpus, ranks=0)
+            casting = Casting(config, scratch, ray_app, _nodes(ray_app), learns=False)
             buffer, supervisor = await _assemble_evaluation(config, casting, scratch, materials, crew, show)
             counts = await _watch_evaluation(buffer, supervisor, show)
         except BaseException as error:
@@ -211,16 +212,21 @@ async def _ticking(show: Show) -> AsyncIterator[Show]:
 
 
 @contextlib.contextmanager
-def _ray(config: "RunConfig") -> Iterator[tuple[Any, int]]:
-    """The wrapping module and the cluster's GPUs. Imported late: Ray reads its authentication mode on import."""
+def _ray(config: "RunConfig") -> Iterator[Any]:
+    """The wrapping module, in a cluster. Imported late: Ray reads its authentication mode on import."""
     cluster = config.cluster
     if cluster.ray_address is None:
         prepare_local_cluster()
     from actors import ray_app
 
     logical_cpus = config.trainer.ranks + config.actors.rollout_workers + 8
-    with ray_app.cluster(cluster.ray_address, cluster.dashboard, logical_cpus, cluster.object_store_mb) as gpus:
-        yield ray_app, gpus
+    with ray_app.cluster(cluster.ray_address, cluster.dashboard, logical_cpus, cluster.object_store_mb):
+        yield ray_app
+
+
+def _nodes(ray_app: Any) -> list[Node]:
+    """What the cluster has."""
+    return [Node(*node) for node in ray_app.nodes()]
 
 
 async def _verifiers(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> dict[str, Ensemble]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.trainable import trial, untrainable
 from trainer.config import ScratchConfig
+from trainer.memory import Shape
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _OLDER_NAMES = {
@@ -29,7 +30,7 @@ class ModelFacts:
 
     name: str
     """Architecture, for people."""
-    parameters: int
+    shape: Shape
     kv_values_per_token: int
     """Keys and values that one token adds to the cache, over all layers."""
     max_positions: int | None
@@ -37,13 +38,19 @@ class ModelFacts:
     head_dim: int
     """Width of an attention head."""
 
+    @property
+    def parameters(self) -> int:
+        """How many there are."""
+        return self.shape.parameters
+
 
 def scratch_facts(scratch: ScratchConfig, vocabulary: int, context_length: int) -> ModelFacts:
     """The model that `trainer.scratch` will make (Qwen3, tied embeddings)."""
     d, heads, kv = scratch.hidden_size, scratch.num_heads * scratch.head_dim, scratch.num_kv_heads * scratch.head_dim
     layer = 2 * d * heads + 2 * d * kv + 3 * d * scratch.intermediate_size + 2 * d + 2 * scratch.head_dim
     parameters = vocabulary * d + scratch.num_layers * layer + d
-    return ModelFacts("Qwen3 from scratch", parameters, 2 * scratch.num_layers * kv, context_length, scratch.head_dim)
+    shape = Shape(parameters, scratch.num_layers, d, vocabulary, tied=True)
+    return ModelFacts("Qwen3 from scratch", shape, 2 * scratch.num_layers * kv, context_length, scratch.head_dim)
 
 
 def read_model(path: Path, trained: bool = True) -> tuple[ModelFacts | None, list[str]]:
@@ -72,7 +79,13 @@ def read_model(path: Path, trained: bool = True) -> tuple[ModelFacts | None, lis
     kv_heads = text.get("num_key_value_heads") or heads
     return ModelFacts(
         name=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
-        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        shape=Shape(
+            parameters=sum(math.prod(shape) for shape in shapes.values()),
+            layers=text.get("num_hidden_layers", 0),
+            hidden=text.get("hidden_size", 0),
+            vocabulary=text.get("vocab_size", 0),
+            tied=not any(name.endswith("lm_head.weight") for name in shapes),
+        ),
         kv_values_per_token=2 * text.get("num_hidden_layers", 0) * kv_heads * head_dim,
         max_positions=text.get("max_position_embeddings"),
         head_dim=head_dim,

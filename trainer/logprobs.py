@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trainer.memory import LOGITS_PER_CHUNK
+
 Entropy = Literal["none", "value", "gradient"]
 """What is asked about entropies: nothing (they are 0), what they are, or also their gradient."""
 
-LOGITS_PER_CHUNK = 1 << 26
-"""256 MiB of float32 logits at a time: rows enough that adding up the [V, d] gradient does not dominate."""
 _LOGITS_PER_BLOCK = 1 << 20
 
 

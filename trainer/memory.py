@@ -10,9 +10,9 @@ flash-attention never stores); checkpointed, 2 bytes and one layer's 34. Log-pro
 
 from dataclasses import dataclass, fields
 
-from trainer.logprobs import LOGITS_PER_CHUNK
-
 GIB = 1 << 30
+LOGITS_PER_CHUNK = 1 << 26
+"""256 MiB of float32 logits at a time: rows enough that adding up the [V, d] gradient does not dominate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def test_a_killed_process_is_a_lost_peer_within_seconds_and_stays_lost_when_it_m
 
 def test_a_gang_that_does_not_fit_is_refused_with_the_numbers(ray_app):
     with pytest.raises(RuntimeError, match="no room for 99 learner ranks"):
-        ray_app.gang(99, 0, timeout_s=0.5)
+        ray_app.gang(99, 1, 0, timeout_s=0.5)
 
 
 DRIVER = """

@@ -7,6 +7,8 @@ import pytest
 from cluster.casting import Casting
 from cluster.config import RunConfig
 from cluster.materials import Materials, Recipe
+from cluster.placement import Node
+from cluster.settings import Refused
 
 
 class FakeRay:
@@ -14,10 +16,10 @@ class FakeRay:
 
     @staticmethod
     def host(cls, name, *args, deadline_s, **options):
-        return {"args": args, "deadline_s": deadline_s}
+        return {"args": args, "deadline_s": deadline_s, **options}
 
     @staticmethod
-    def gang(size, gpus_each, timeout_s):
+    def gang(size, cpus_each, gpus_each, timeout_s):
         return "gang"
 
     @staticmethod
@@ -25,6 +27,7 @@ class FakeRay:
         return True
 
 
+NODES = [Node("here", cpus=8, gpus=0)]
 MATERIALS = Materials(Recipe("model", "", ""), (), (), (), ())
 
 
@@ -32,7 +35,7 @@ MATERIALS = Materials(Recipe("model", "", ""), (), (), (), ())
 def casting(tmp_path: Path):
     def make(**actors: float) -> Casting:
         config = RunConfig.model_validate({"data": {"task": "countdown"}, "actors": actors})
-        return Casting(config, tmp_path, FakeRay, gpus=0, ranks=config.trainer.ranks)
+        return Casting(config, tmp_path, FakeRay, NODES)
 
     return make
 
@@ -59,6 +62,15 @@ def test_a_call_of_a_rank_has_the_learners_deadline_however_long_a_start_may_tak
     assert cast.ranks("model")["learner-0"]["deadline_s"] == 60
 
 
+def test_ranks_and_workers_ask_ray_for_what_the_plan_says_and_what_does_not_fit_is_refused(tmp_path: Path):
+    config = RunConfig.model_validate({"data": {"task": "countdown"}, "actors": {"rollout_workers": 2}})
+    cast = Casting(config, tmp_path, FakeRay, NODES)
+    assert {peer["num_cpus"] for peer in (cast.worker("w", "m", None, None), cast.ranks("m")["learner-0"])} == {1}
+    with pytest.raises(Refused, match="no room for 1 of 2 rollout workers"):
+        Casting(config, tmp_path, FakeRay, [Node("here", cpus=2, gpus=0)])
+    Casting(config, tmp_path, FakeRay, [Node("here", cpus=2, gpus=0)], learns=False)
+
+
 def test_the_pool_has_the_verifiers_that_only_data_sets_name(tmp_path: Path):
     data = {
         "sources": [{"path": "a", "verifier": "exact"}, {"path": "b"}],
@@ -67,7 +79,7 @@ def test_the_pool_has_the_verifiers_that_only_data_sets_name(tmp_path: Path):
     }
     verifier = {"name": "math", "others": {"countdown": {"timeout_s": 20}, "spare": {}}}
     config = RunConfig.model_validate({"data": data, "verifier": verifier})
-    ((specs, _processes),) = [peer["args"] for peer in Casting(config, tmp_path, FakeRay, 0, 1).verifiers().values()]
+    ((specs, _processes),) = [peer["args"] for peer in Casting(config, tmp_path, FakeRay, NODES).verifiers().values()]
     assert {name: spec.name for name, spec in specs.items()} == {
         "": "math",
         "math": "math",

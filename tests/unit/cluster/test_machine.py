@@ -4,9 +4,14 @@ from typing import Any
 from cluster.config import RunConfig, unflatten
 from cluster.machine import GIB, MIB, Machine, need, shortages
 from cluster.model_files import ModelFacts
+from trainer.memory import Shape
 
 MODEL = ModelFacts(
-    "Test", parameters=1_000_000_000, kv_values_per_token=2 * 28 * 8 * 128, max_positions=4096, head_dim=128
+    "Test",
+    Shape(1_000_000_000, 28, 2048, 151_936),
+    kv_values_per_token=2 * 28 * 8 * 128,
+    max_positions=4096,
+    head_dim=128,
 )
 BIG = Machine(memory=1 << 40, shared_memory=1 << 40, cores=8, has_gpu=False)
 

@@ -9,6 +9,7 @@ from tokenizers.models import WordLevel
 
 from cluster.model_files import ModelFacts, read_model, scratch_facts
 from trainer.config import ScratchConfig
+from trainer.memory import Shape
 
 SHAPES = {"model.embed_tokens.weight": [6, 4], "model.layers.0.mlp.up_proj.weight": [8, 4]}
 CONFIG = {
@@ -134,6 +135,8 @@ def test_a_model_that_is_only_served_need_not_be_one_that_can_be_trained(model: 
     assert "weights named model.layers.*" in refused(model)
     facts, problems = read_model(model, trained=False)
     assert problems == []
-    assert facts == ModelFacts("GPT2LMHeadModel", 6 * 64 + 64 * 192, 2 * 3 * 64, max_positions=80, head_dim=32)
+    assert facts == ModelFacts(
+        "GPT2LMHeadModel", Shape(6 * 64 + 64 * 192, 3, 64, 6, tied=True), 2 * 3 * 64, max_positions=80, head_dim=32
+    )
     (model / "tokenizer.json").unlink()
     assert "no tokenizer" in read_model(model, trained=False)[1][0]
