@@ -34,6 +34,11 @@ class ClusterConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of everything random; each sample derives its own.")
     ray_address: str | None = Field(None, description="Ray cluster to join, e.g. `auto`; null starts one here.")
     object_store_mb: int = Field(256, ge=80, description="Ray's object store in MiB, when one is started here.")
+    sinks: tuple[str, ...] = Field(
+        (),
+        description="Where numbers go besides metrics.jsonl: tensorboard, wandb, mlflow, or package.module:name.",
+    )
+    project: str = Field("rloop", min_length=1, description="What runs are grouped by in wandb and mlflow.")
     dashboard: bool = Field(False, description="Start Ray's dashboard, when a cluster is started here.")
 
 

@@ -6,6 +6,7 @@ Holds no state of the run. What happens in the cluster is `cluster.launch`; this
 import asyncio
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from cluster.exits import Exit
 from cluster.machine import Machine
 from cluster.rundir import RunDir
 from cluster.settings import Refused
+from cluster.sinks import SinkPlace, following, make_sink
 from cluster.view import LiveView
 from rollout.storage import LocalDisk
 
@@ -70,6 +72,16 @@ def _where(run_dir: Path) -> str:
 
 
 def _launch(config: RunConfig, directory: RunDir, console: Console) -> RunStatus:
+    place = SinkPlace(directory.root, config.cluster.name, config.flat(), config.cluster.project)
+    makers = {name: partial(make_sink, name, place) for name in config.cluster.sinks}
+    with following(makers, directory.root) as troubles:
+        status = _run_in_view(config, directory, console)
+    for trouble in troubles:
+        console.print(trouble, style="yellow", markup=False, soft_wrap=True)
+    return status
+
+
+def _run_in_view(config: RunConfig, directory: RunDir, console: Console) -> RunStatus:
     from cluster import launch
 
     with LiveView(directory.root.name, console) as view:

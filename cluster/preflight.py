@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import sinks
 from cluster.config import RunConfig
 from cluster.gold_check import GoldCheck, gold_checks
 from cluster.invocation import rloop
@@ -125,6 +126,7 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     data, more = data_problems(config, tokenizer)
     sets = Counter(prompt.tag for prompt in data.held_out) if data else Counter()
     problems += [*more, *_verifiers(config), *_plugins(config), *_set_names(config, sets)]
+    problems += [f"cluster.sinks: {problem}" for problem in sinks.missing(config.cluster.sinks)]
     if config.cluster.ray_address is None:
         problems += _missing_here(config.trainer, machine)
     if problems or model is None or data is None:

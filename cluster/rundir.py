@@ -24,6 +24,7 @@ CONTENTS = {
     "manifest.json": "what is committed: phases, weights and their hashes, evaluations",
     "metrics.jsonl": "one line of numbers per optimizer step and evaluation",
     "status.json": "the last picture of the live view",
+    "tensorboard": "event files for TensorBoard",
     "skipped_rows.txt": "what is wrong with the data rows that were left out",
     "materials.json": "where the run's model and demonstrations come from",
     "journal": "every finished answer with its verdict and fate",

@@ -18,6 +18,7 @@ SMALL = [
     "rollout.drop_zero_variance=false",
     "eval.samples=16",
     "eval.ks=[1,8]",
+    "cluster.sinks=[tensorboard]",
 ]  # the demo's own base policy: a weaker one learns only by luck
 STEPS = 40
 QUICK = ["recipes/smoke.yaml", f"schedule.rl_steps={STEPS}", "actors.checkpoint_every_s=1"]
@@ -67,6 +68,13 @@ def test_versions_only_grow_and_on_policy_no_trained_token_is_old(run):
 
 def test_every_answer_has_its_fate_and_nothing_was_trained_twice(run):
     assert "The balance closes" in rloop("audit", str(run.root))
+
+
+def test_its_numbers_are_in_tensorboard_files_too(run):
+    (file,) = (run.root / "tensorboard").iterdir()
+    reward = run.steps("rl")[-1]["reward"]
+    tag, packed = b"rl/reward", np.float32(reward).tobytes()
+    assert tag + b"\x15" + packed in file.read_bytes()  # field 2 of the value, a float, comes after its tag
 
 
 def test_held_out_accuracy_is_clearly_above_the_base_policy(run):
