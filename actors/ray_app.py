@@ -14,13 +14,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psutil
 import ray
 import ray.exceptions
 from ray import cloudpickle
+from ray.util.metrics import Gauge
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -257,6 +258,18 @@ def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> Pla
             f"{ray.cluster_resources()}; lower trainer.ranks or add nodes"
         )
     return group
+
+
+class Gauges:
+    """Numbers on the metrics port of this node, where Prometheus finds them; Ray puts `ray_` before their names."""
+
+    def __init__(self, described: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+        """`described`: by name, what a gauge means, and its labels. Needs a cluster."""
+        self._gauges = {name: Gauge(name, text, tuple(labels)) for name, (text, labels) in described.items()}
+
+    def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        """Set one; it is forgotten unless it is set again within about twenty seconds."""
+        self._gauges[name].set(value, dict(labels))
 
 
 def nodes() -> list[tuple[str, float, float]]:

@@ -22,6 +22,7 @@ from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, unless, while_progressing, within
 from cluster.casting import PATIENCE, Casting
 from cluster.ensemble import START_KEY, Ensemble
+from cluster.gauges import GAUGES, Exporter
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prepare, probe_sequences
 from cluster.placement import Node
@@ -42,7 +43,7 @@ _CLOSE_S = 8.0  # everybody is gone so long after the end, or killed
 _ANSWER_S = 5.0  # the controller answers questions between two awaits
 _NO_CHECKPOINT = "the last committed checkpoint stands, no new one could be written"
 
-Show = Callable[[RunStatus], None]
+Show = Callable[[RunStatus], object]
 Evaluation = tuple[EvalRow, "list[EvalCounts]"]
 
 
@@ -75,12 +76,17 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
     Returns:
         The final status: `finished`, `interrupted` (resumable) or `failed`, with a message.
     """
-    async with _ticking(show) as show:
+    shows = [show]
+    async with _ticking(lambda status: [one(status) for one in shows]) as show:
         show(RunStatus(waiting="model and data"))
         preparing = asyncio.create_task(asyncio.to_thread(prepare, config, run_dir))
         if Manifest.load(LocalDisk(run_dir)) and (finished := _already_finished(config, run_dir, await preparing)):
             return finished
-        with _stop_signals() as stop, _ray(config) as ray_app:  # a new model is made meanwhile
+        with (
+            _stop_signals() as stop,
+            _ray(config) as ray_app,  # a new model is made meanwhile
+            _exported(shows, ray_app, config.cluster.name),
+        ):
             crew = Crew()
             try:
                 materials = await preparing
@@ -222,6 +228,17 @@ def _ray(config: "RunConfig") -> Iterator[Any]:
     logical_cpus = config.trainer.ranks + config.actors.rollout_workers + 8
     with ray_app.cluster(cluster.ray_address, cluster.dashboard, logical_cpus, cluster.object_store_mb):
         yield ray_app
+
+
+@contextlib.contextmanager
+def _exported(shows: list[Show], ray_app: Any, run: str) -> Iterator[None]:
+    """Pictures also go to Prometheus while the context lasts."""
+    described = {gauge.name: (gauge.help, ["run", *([gauge.label] if gauge.label else [])]) for gauge in GAUGES}
+    shows.append(Exporter(ray_app.Gauges(described), run).show)
+    try:
+        yield
+    finally:
+        shows.pop()
 
 
 def _nodes(ray_app: Any) -> list[Node]:

@@ -1,11 +1,13 @@
 """The Ray edge on a real local cluster."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import numpy as np
 import psutil
@@ -48,6 +50,23 @@ def echo(ray_app, tmp_path):
     )
     yield peer
     peer.kill()
+
+
+def test_a_gauge_is_seen_on_the_nodes_metrics_port(ray_app):
+    import ray
+
+    board = ray_app.Gauges({"rloop_test": ("set by a test", ["run", "role"])})
+    address = next(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes())
+    deadline, seen = time.monotonic() + 60, ""
+    while "ray_rloop_test{" not in seen and time.monotonic() < deadline:
+        board.set("rloop_test", 42.0, {"run": "demo", "role": "learner"})
+        time.sleep(0.5)
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+            seen = page.read().decode()
+    (line,) = [line for line in seen.splitlines() if line.startswith("ray_rloop_test{")]
+    assert 'run="demo"' in line
+    assert 'role="learner"' in line
+    assert line.endswith(" 42.0")
 
 
 def test_a_plain_class_answers_and_its_output_goes_to_its_own_log(echo, tmp_path):
