@@ -39,6 +39,10 @@ _FOREVER = -1  # Ray's word for as many restarts as it takes
 _PROD_TIMEOUT_S = 10.0
 
 
+class NameTaken(RuntimeError):
+    """There is an actor of this name in the cluster already."""
+
+
 class Peer:
     """A hosted actor as others see it: `await peer.method(…)` with a deadline.
 
@@ -139,6 +143,7 @@ def host(
     *args: Any,
     log_file: str,
     deadline_s: float,
+    run: str = "",
     peer: type[Peer] = Peer,
     env: dict[str, str] | None = None,
     num_cpus: float = 0,
@@ -149,7 +154,10 @@ def host(
     comes_back: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """Start `cls(*args, **kwargs)` as a Ray actor called `name`; returns the peer to call it by, at once.
+    """Start `cls(*args, **kwargs)` as a Ray actor; returns the peer to call it by, at once.
+
+    Others know it as `name`; in the cluster, where several runs may be at work, it is called `rloop/run/name`. Raises
+    `NameTaken` when one of that name is there.
 
     With `spread` actors of a kind go to different nodes, as far as there are some. With `comes_back` a process that
     dies is followed by another, newly constructed, under the same peer; calls that were under way are lost either way.
@@ -168,7 +176,7 @@ def host(
         setattr(Host, method, call)
     Host.__name__ = Host.__qualname__ = cls.__name__  # what the Ray dashboard shows
     options: dict[str, Any] = {
-        "name": f"rloop/{name}",
+        "name": "/".join(filter(None, ("rloop", run, name))),
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "max_restarts": _FOREVER if comes_back else 0,
@@ -183,7 +191,11 @@ def host(
         group, bundle = gang
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
     actor = ray.remote(concurrency_groups={_PULSE: 1})(Host).options(**options)
-    return peer(actor.remote(_pack((cls, args, kwargs), log_file)), name, deadline_s)
+    try:
+        handle = actor.remote(_pack((cls, args, kwargs), log_file))
+    except ValueError as error:  # Ray has no kind of its own for it
+        raise NameTaken(f"{options['name']}: {error}") from None
+    return peer(handle, name, deadline_s)
 
 
 def _pack(made_of: tuple[type, tuple[Any, ...], dict[str, Any]], log_file: str) -> bytes | str:

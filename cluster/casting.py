@@ -37,6 +37,7 @@ class Casting:
         self._logs = run_dir / "logs"
         self._run_dir = run_dir
         self._ray_app = ray_app
+        self._title = config.cluster.name if learns else f"{config.cluster.name}-eval"
         # Ray counts the node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
         self.on_gpu = any(node.gpus for node in nodes) and not version("torch").endswith("+cpu")
         needed = crews(config, self.on_gpu, learns)
@@ -211,14 +212,20 @@ class Casting:
         return choose(asked, one_host=one_host, on_gpu=self.on_gpu)
 
     def _host(self, cls: type, name: str, *args: Any, deadline_s: float | None = None, **options: Any) -> "Peer":
-        return self._ray_app.host(
-            cls,
-            name,
-            *args,
-            log_file=str((self._logs / f"{name}.log").resolve()),
-            deadline_s=deadline_s or self._config.actors.call_timeout_s,
-            **options,
-        )
+        try:
+            return self._ray_app.host(  # type: ignore[no-any-return]
+                cls,
+                name,
+                *args,
+                log_file=str((self._logs / f"{name}.log").resolve()),
+                deadline_s=deadline_s or self._config.actors.call_timeout_s,
+                run=self._title,
+                **options,
+            )
+        except self._ray_app.NameTaken:
+            raise Refused(
+                [f"a run named {self._title!r} is at work in this cluster; stop that one, or choose another --name"]
+            ) from None
 
 
 def make_engine(

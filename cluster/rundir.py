@@ -68,7 +68,8 @@ class RunDir:
         """
         draft = self.root.with_name(f".{self.root.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
-        (draft / "logs").mkdir(parents=True)
+        draft.mkdir(mode=0o700, parents=True)  # prompts and answers are nobody else's
+        (draft / "logs").mkdir()
         (draft / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
         if self.root.exists():
             shutil.rmtree(draft)

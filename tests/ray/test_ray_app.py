@@ -52,6 +52,22 @@ def echo(ray_app, tmp_path):
     peer.kill()
 
 
+def test_actors_of_two_runs_have_names_of_their_own_and_none_has_a_name_twice(ray_app, tmp_path):
+    import ray
+
+    def hosted(run: str):
+        return ray_app.host(Sum, "sum", run=run, log_file=str(tmp_path / f"{run}.log"), deadline_s=20)
+
+    mine, yours = hosted("mine"), hosted("yours")
+    asyncio.run(mine.process_id())
+    names = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+    assert {"rloop/mine/sum", "rloop/yours/sum"} <= names
+    with pytest.raises(ray_app.NameTaken, match="rloop/mine/sum"):
+        hosted("mine")
+    for peer in (mine, yours):
+        peer.kill()
+
+
 def test_a_gauge_is_seen_on_the_nodes_metrics_port(ray_app):
     import ray
 

@@ -14,6 +14,8 @@ from cluster.settings import Refused
 class FakeRay:
     """Hosts nobody, and tells what would have been hosted."""
 
+    NameTaken = FileExistsError
+
     @staticmethod
     def host(cls, name, *args, deadline_s, **options):
         return {"args": args, "deadline_s": deadline_s, **options}
@@ -69,6 +71,18 @@ def test_ranks_and_workers_ask_ray_for_what_the_plan_says_and_what_does_not_fit_
     with pytest.raises(Refused, match="no room for 1 of 2 rollout workers"):
         Casting(config, tmp_path, FakeRay, [Node("here", cpus=2, gpus=0)])
     Casting(config, tmp_path, FakeRay, [Node("here", cpus=2, gpus=0)], learns=False)
+
+
+def test_actors_are_called_by_their_run_and_two_runs_of_a_name_are_one_too_many(tmp_path: Path):
+    class Crowded(FakeRay):
+        @staticmethod
+        def host(cls, name, *args, run, **options):
+            raise FileExistsError(run)
+
+    config = RunConfig.model_validate({"data": {"task": "countdown"}, "cluster": {"name": "mine"}})
+    assert Casting(config, tmp_path, FakeRay, NODES).broadcaster(MATERIALS)["run"] == "mine"
+    with pytest.raises(Refused, match="a run named 'mine' is at work in this cluster"):
+        Casting(config, tmp_path, Crowded, NODES).broadcaster(MATERIALS)
 
 
 def test_the_pool_has_the_verifiers_that_only_data_sets_name(tmp_path: Path):

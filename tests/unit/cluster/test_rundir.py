@@ -18,6 +18,7 @@ def test_a_run_directory_appears_whole_and_only_once(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "runs" / "a")
     run.create(CONFIG)
     assert sorted(path.name for path in run.root.iterdir()) == ["config.yaml", "logs"]
+    assert run.root.stat().st_mode & 0o777 == 0o700  # prompts and answers are nobody else's
     with pytest.raises(FileExistsError):
         run.create(CONFIG)
     assert [path.name for path in run.root.parent.iterdir()] == ["a"]
