@@ -54,6 +54,15 @@ def _speeds(status: RunStatus) -> Values:
     return {role: status.metrics[key] for role, key in keys.items() if key in status.metrics}
 
 
+def _failed(status: RunStatus) -> Values:
+    return {kind: status.metrics[key] for kind in ("timeout", "error") if (key := f"{kind}_frac") in status.metrics}
+
+
+def _ages(status: RunStatus) -> Values:
+    prefix = "staleness_frac_"
+    return {name.removeprefix(prefix): share for name, share in status.metrics.items() if name.startswith(prefix)}
+
+
 def _groups(status: RunStatus) -> Values:
     buffer = status.buffer
     return {
@@ -85,7 +94,7 @@ GAUGES = (
     _metric("reward_generated", "mean reward of all that was generated, also of what was dropped"),
     _metric("correct_frac", "share of correct answers"),
     _metric("truncated_frac", "share of answers that were cut off at the length limit"),
-    _metric("failed_frac", "share of answers without a verdict: time-outs and errors"),
+    Gauge("rloop_failed_frac", "share of answers without a verdict", _failed, "status"),
     Gauge("rloop_held_out", "accuracy of the newest evaluation, e.g. pass@1, 4 numbers/maj@8", _held_out, "metric"),
     _metric("response_tokens_mean", "length of an answer", "response_len_mean"),
     _metric("response_tokens_max", "length of the longest answer of the step", "response_len_max"),
@@ -96,6 +105,7 @@ GAUGES = (
     _field("refused_deliveries", "late or double, since the buffer came up", lambda s: s.buffer.refused),
     _metric("staleness_mean", "versions between sampling and training of a token"),
     _metric("staleness_max", "the same, of the oldest trained token"),
+    Gauge("rloop_staleness_frac", "shares of trained tokens by age in versions", _ages, "age"),
     _metric("mismatch_kl", "KL between engine and learner over the tokens of a step"),
     _metric("ess_frac", "effective sample size of the importance weights, as a share"),
     _metric("clip_frac", "share of clipped tokens"),

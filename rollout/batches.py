@@ -11,6 +11,9 @@ import numpy as np
 from rollout.datasets import SupervisedExample
 from rollout.records import BatchInfo, GroupKey, Rollout, RolloutGroup, TrainingBatch
 
+_OLDEST = 4  # versions; tokens as old as this and older are counted together
+_FAILED = ("timeout", "error")
+
 
 def oldest_trained_version(group: RolloutGroup) -> int | None:
     """Smallest version among the tokens that would be trained; None when there are none."""
@@ -104,15 +107,23 @@ def _metrics(groups: Sequence[RolloutGroup], batch: TrainingBatch, version: int)
         "correct_frac": sum(r.verdict.status == "correct" for r in scored) / len(scored),
         "truncated_frac": sum(r.response.finish_reason == "length" for r in siblings) / len(siblings),
         "failed_frac": 1 - len(scored) / len(siblings),
+        **{f"{kind}_frac": sum(r.verdict.status == kind for r in siblings) / len(siblings) for kind in _FAILED},
         "response_len_mean": float(lengths.mean()),
         "response_len_max": float(lengths.max()),
         "staleness_mean": float(ages.mean()) if len(ages) else 0.0,
         "staleness_max": float(ages.max()) if len(ages) else 0.0,
+        **_histogram(ages),
         "verdict_ms_mean": float(np.mean([r.verdict.milliseconds for r in siblings])),
         "verdict_ms_max": max(r.verdict.milliseconds for r in siblings),
         **{f"verdict_{name}": total for name, total in _facts(siblings).items()},
         **{f"isolation_{tier}_frac": count / len(siblings) for tier, count in _isolation(siblings).items()},
     }
+
+
+def _histogram(ages: np.ndarray) -> dict[str, float]:
+    """Shares of trained tokens that are 0, 1, … versions old, the oldest together."""
+    shares = np.bincount(np.clip(ages, 0, _OLDEST), minlength=_OLDEST + 1) / max(len(ages), 1)
+    return {f"staleness_frac_{age}{'_up' * (age == _OLDEST)}": float(share) for age, share in enumerate(shares)}
 
 
 def _isolation(rollouts: Sequence[Rollout]) -> Counter[str]:
