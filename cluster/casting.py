@@ -80,7 +80,7 @@ class Casting:
         from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV
 
         rollout, actors = self._config.rollout, self._config.actors
-        engine = rollout.engine
+        engine, each = rollout.engine, self._crews["rollout worker"]
         if rollout.deterministic:  # what shares an answer's batch, or is in the cache, rounds its log-probs differently
             engine = engine.model_copy(update={"max_num_seqs": 1, "prefix_caching": False})
         return self._host(
@@ -104,9 +104,9 @@ class Casting:
             actors.call_timeout_s,
             actors.start_timeout_s,
             env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
-            num_cpus=self._crews["rollout worker"].cpus,
-            num_gpus=self._crews["rollout worker"].gpus,
-            spread=not self.on_gpu,
+            num_cpus=each.cpus,
+            num_gpus=each.gpus,
+            spread=each.strategy == "SPREAD",
             # Whoever calls has a deadline for each call; this one must not come first.
             deadline_s=max(actors.start_timeout_s, actors.transfer_timeout_s, actors.call_timeout_s),
             comes_back=False,  # another worker takes its place, under another name

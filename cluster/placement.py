@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from cluster.plural import plural
+
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
@@ -34,8 +36,8 @@ class Crew:
     @property
     def takes(self) -> str:
         """What one of them takes, in words."""
-        parts = [f"{_plural(self.gpus, 'GPU')}"] if self.gpus else []
-        return " and ".join([*parts, *([_plural(self.cpus, "CPU")] if self.cpus else [])]) or "nothing that is counted"
+        parts = [f"{plural(self.gpus, 'GPU')}"] if self.gpus else []
+        return " and ".join([*parts, *([plural(self.cpus, "CPU")] if self.cpus else [])]) or "nothing that is counted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +110,10 @@ def _problem(crew: Crew, homeless: int, nodes: Sequence[Node], free: dict[str, l
     kind = "GPUs" if crew.gpus else "CPUs"
     index = 0 if crew.gpus else 1
     left = Counter(f"{free[node.name][index]:g} of {(node.gpus if crew.gpus else node.cpus):g}" for node in nodes)
-    rest = ", ".join(f"{each} {kind} on {_plural(count, 'node')}" for each, count in left.items())
-    everybody = _plural(crew.count, crew.role)
+    rest = ", ".join(f"{each} {kind} on {plural(count, 'node')}" for each, count in left.items())
+    everybody = plural(crew.count, crew.role)
     whom = everybody if homeless == crew.count else f"{homeless} of {everybody}"
     return (
         f"no room for {whom}: each takes {crew.takes} of one node, and besides the others there is left "
         f"{rest or 'nothing: there are no nodes'}; lower {crew.fewer}, or add nodes"
     )
-
-
-def _plural(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

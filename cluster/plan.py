@@ -17,6 +17,7 @@ from cluster.exits import Exit
 from cluster.machine import GIB, MIB, need
 from cluster.model_files import ModelFacts
 from cluster.placement import Crew, Node, Placement, crews, place
+from cluster.plural import plural
 from cluster.preflight import model_of
 from cluster.rules import advice
 from cluster.settings import Refused
@@ -45,7 +46,7 @@ def show_plan(config: RunConfig, cluster_file: Path | None, gpu_gib: float | Non
     on_gpu = any(node.gpus for node in nodes)
     needed = crews(config, on_gpu)
     placement = place(needed, nodes)
-    console.print(f"{config.cluster.name}: {model.name}, {_plural(len(nodes), 'node')}", highlight=False)
+    console.print(f"{config.cluster.name}: {model.name}, {plural(len(nodes), 'node')}", highlight=False)
     console.print(_layout(needed, nodes, placement))
     console.print(_gpu_memory(config, model, gpu_gib) if on_gpu else _main_memory(config, model))
     for sentence in advice(config):
@@ -166,7 +167,3 @@ def _main_memory(config: RunConfig, model: ModelFacts) -> Table:
     ):
         table.add_row(name, f"{size / GIB:.2f}")
     return table
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

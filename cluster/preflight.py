@@ -18,6 +18,7 @@ from cluster.invocation import rloop
 from cluster.machine import GIB, MIB, Machine, Need, need, shortages
 from cluster.model_files import ModelFacts, read_model, scratch_facts
 from cluster.packages import installed_collisions
+from cluster.plural import plural
 from cluster.rules import advice
 from cluster.rundir import RunDir
 from cluster.settings import Refused
@@ -75,8 +76,8 @@ class Plan:
             ),
             (
                 "processes",
-                f"{_plural(c.actors.rollout_workers, 'rollout worker')}, {_plural(c.trainer.ranks, 'learner rank')}, "
-                f"{_plural(c.verifier.processes, 'verifier process')}, on {self.machine.cores} cores",
+                f"{plural(c.actors.rollout_workers, 'rollout worker')}, {plural(c.trainer.ranks, 'learner rank')}, "
+                f"{plural(c.verifier.processes, 'verifier process')}, on {self.machine.cores} cores",
             ),
             ("memory", f"about {self.need.memory / GIB:.1f} of {self.machine.memory / GIB:.1f} GiB free"),
             ("/dev/shm", f"{self.need.object_store // MIB} of {self.machine.shared_memory // MIB} MiB free"),
@@ -94,7 +95,7 @@ class Plan:
             return []
         more = len(self.skipped) - _MAX_SKIPPED
         rest = [f"and {more} more; all are in skipped_rows.txt of the run"] if more > 0 else []
-        return [f"{_plural(len(self.skipped), 'bad row')}, left out", *self.skipped[:_MAX_SKIPPED], *rest]
+        return [f"{plural(len(self.skipped), 'bad row')}, left out", *self.skipped[:_MAX_SKIPPED], *rest]
 
     def _long_prompts(self) -> list[str]:
         room = self.config.rollout.context_length - self.longest_prompt
@@ -299,10 +300,6 @@ def _words(phase: Phase) -> str:
             return "RFT of the policy it started from" if phase.init_from.startswith("theta") else "RFT of its end"
         case _:
             return "average with its start"
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def _count(n: int) -> str:
