@@ -50,6 +50,8 @@ class ScoringProcess:
     stream: FrameStream
     served: int = 0
     """Answers that it has scored."""
+    yielded: bool = False
+    """Whether it runs at the lowest priority, for good."""
 
     @property
     def hung_up(self) -> bool:
@@ -80,6 +82,7 @@ class ScoringProcess:
 
     def yield_to_others(self) -> None:
         """From now on it runs only when the others leave a core idle; what it starts does not inherit that."""
+        self.yielded = True
         with contextlib.suppress(OSError):
             os.sched_setscheduler(self.pid, os.SCHED_IDLE | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 

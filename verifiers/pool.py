@@ -208,13 +208,9 @@ class VerifierProcesses:
                     self._return(line, jobs[1:])
                     del jobs[1:]
                     leave()
-                    try:
-                        verdict = await process.receive(line.nursery.slow_s - slow.after_s, jobs[0].verdict)
-                    except TimeoutError:
-                        spoiled = True
-                        process.yield_to_others()
-                        verdict = await self._patiently(process, line.nursery, jobs[0])
+                    verdict = await self._patiently(process, line.nursery, jobs[0], slow.after_s)
                 self._settle(jobs.pop(0), verdict)
+            spoiled |= process.yielded
             reusable = not spoiled and process.served < self._recycle_after and len(line.idle) < self._all_places
         except TimeoutError:
             why = f"no verdict within {line.nursery.timeout_s:g} s; its process was killed"
@@ -257,8 +253,13 @@ class VerifierProcesses:
                     raise _Slow(spent) from None
 
     @staticmethod
-    async def _patiently(process: ScoringProcess, nursery: Nursery, job: _Job) -> Verdict:
-        """The verdict on a slow answer. Time in which others had all cores does not count towards its deadline."""
+    async def _patiently(process: ScoringProcess, nursery: Nursery, job: _Job, spent_s: float) -> Verdict:
+        """The verdict on an answer without a place. From `slow_s` on it goes on in what others leave of the machine;
+        time in which they had all cores does not count towards its deadline."""
+        try:
+            return await process.receive(nursery.slow_s - spent_s, job.verdict)
+        except TimeoutError:
+            process.yield_to_others()
         left, bonus = nursery.timeout_s - nursery.slow_s, _MOST_BONUS * nursery.timeout_s
         starved = process.starved_s()
         while True:
