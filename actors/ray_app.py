@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ import psutil
 import ray
 import ray.exceptions
 from ray import cloudpickle
+from ray._private.state import available_resources_per_node
 from ray.util.metrics import Gauge
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -41,6 +43,10 @@ _PROD_TIMEOUT_S = 10.0
 
 class NameTaken(RuntimeError):
     """There is an actor of this name in the cluster already."""
+
+
+class NoCluster(RuntimeError):
+    """There is no cluster at the address, or it does not let us in."""
 
 
 class Peer:
@@ -284,36 +290,51 @@ class Gauges:
         self._gauges[name].set(value, dict(labels))
 
 
-def nodes() -> list[tuple[str, float, float]]:
-    """Address, CPUs and GPUs of every node of the cluster that is up, as Ray counts them, whoever uses them."""
+def nodes() -> list[tuple[str, float, float, float, float]]:
+    """A name, CPUs and GPUs of every node that is up, as Ray counts them, and how many of them are taken.
+
+    Nodes on one machine have its address in common: their names have a part of their ids too.
+    """
     alive = [node for node in ray.nodes() if node["Alive"]]
-    return [
-        (node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in alive
-    ]
+    shared = Counter(node["NodeManagerAddress"] for node in alive)
+    free = available_resources_per_node()
+    found = []
+    for node in alive:
+        address, all_, left = node["NodeManagerAddress"], node["Resources"], free.get(node["NodeID"], {})
+        name = address if shared[address] == 1 else f"{address} ({node['NodeID'][:6]})"
+        cpus, gpus = all_.get("CPU", 0.0), all_.get("GPU", 0.0)
+        found.append((name, cpus, gpus, cpus - left.get("CPU", 0.0), gpus - left.get("GPU", 0.0)))
+    return found
 
 
 def is_one_host() -> bool:
     """True when every node of the cluster that is up is on one machine."""
-    return len({address for address, _, _ in nodes()}) == 1
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) == 1
 
 
 @contextlib.contextmanager
 def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_store_mb: int) -> Iterator[None]:
-    """A Ray cluster to run in: the one at `address`, or a local one that ends with this process."""
+    """A Ray cluster to run in: the one at `address`, or a local one that ends with this process.
+
+    Raises:
+        NoCluster: When the one at `address` cannot be joined.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {
         "num_cpus": logical_cpus,  # logical: Ray binds nothing, it only counts
         "object_store_memory": object_store_mb << 20,
         "include_dashboard": dashboard,
     }
-    ray.init(
-        address=address,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({} if address else local),
-    )
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else local),
+        )
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise NoCluster(f"{address}: {str(error).strip().splitlines()[0]}") from error
     guard = None if address else watchdog.start()
     try:
         yield

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cluster import jobs_cli
 from cluster.exits import MEANING, Exit
-from cluster.settings import Refused, load
+from cluster.settings import Refused, in_cluster, load
 
 _CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANING.items())
 _EPILOG = f"""
@@ -23,6 +24,7 @@ Examples:
   rloop train recipes/gsm8k.yaml data.path=train.jsonl model.path=models/Qwen3-0.6B
   rloop train recipes/demo.yaml schedule.iterations=4 --name longer --dry-run
   rloop resume runs/demo
+  rloop submit recipes/demo.yaml --address http://127.0.0.1:8265
   RLOOP_ROLLOUT__GROUP_SIZE=16 rloop config show recipes/demo.yaml
 
 Values come from the recipe, then RLOOP_SECTION__KEY variables, then section.key=value; later wins.
@@ -101,7 +103,7 @@ def resume(
     from cluster import driver
     from cluster.rundir import saved_config
 
-    config = saved_config(run_dir, overrides or [])
+    config = saved_config(run_dir, [*in_cluster(os.environ), *(overrides or [])])
     raise typer.Exit(driver.run(config, run_dir, Console(), True, dry_run))
 
 
@@ -284,6 +286,9 @@ def doctor() -> None:
     findings = examine()
     show(findings, Console())
     raise typer.Exit(Exit.UNFIT if any(f.status == "FAIL" for f in findings) else Exit.DONE)
+
+
+jobs_cli.register(app)
 
 
 def main() -> None:

@@ -32,7 +32,9 @@ class ClusterConfig(BaseModel):
     )
     runs_dir: Path = Field(Path("runs"), description="Directory that holds run directories.")
     seed: int = Field(0, ge=0, description="Seed of everything random; each sample derives its own.")
-    ray_address: str | None = Field(None, description="Ray cluster to join, e.g. `auto`; null starts one here.")
+    ray_address: str | None = Field(
+        None, description="Ray cluster to join, e.g. `auto`; null starts one here (`auto` where RAY_ADDRESS is set)."
+    )
     object_store_mb: int = Field(256, ge=80, description="Ray's object store in MiB, when one is started here.")
     sinks: tuple[str, ...] = Field(
         (),

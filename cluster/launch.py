@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.manifest import Manifest
-from actors.ray_settings import prepare_local_cluster
 from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, unless, while_progressing, within
 from cluster.casting import PATIENCE, Casting
@@ -25,7 +24,7 @@ from cluster.ensemble import START_KEY, Ensemble
 from cluster.gauges import GAUGES, Exporter
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prepare, probe_sequences
-from cluster.placement import Node
+from cluster.ray_cluster import joined, nodes
 from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
@@ -84,13 +83,13 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
             return finished
         with (
             _stop_signals() as stop,
-            _ray(config) as ray_app,  # a new model is made meanwhile
+            joined(config) as ray_app,  # a new model is made meanwhile
             _exported(shows, ray_app, config.cluster.name),
         ):
             crew = Crew()
             try:
                 materials = await preparing
-                casting = Casting(config, run_dir, ray_app, _nodes(ray_app))
+                casting = Casting(config, run_dir, ray_app, nodes(ray_app))
                 assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))
@@ -132,10 +131,10 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evalua
     probe = probe_sequences(len(tokenizer), config.rollout.context_length)
     materials = Materials(Recipe(str(checkpoint), "", ""), data.train, data.held_out, data.mixture, probe)
     scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-"))
-    with _ray(config) as ray_app:
+    with joined(config) as ray_app:
         crew = Crew()
         try:
-            casting = Casting(config, scratch, ray_app, _nodes(ray_app), learns=False)
+            casting = Casting(config, scratch, ray_app, nodes(ray_app), learns=False)
             buffer, supervisor = await _assemble_evaluation(config, casting, scratch, materials, crew, show)
             counts = await _watch_evaluation(buffer, supervisor, show)
         except BaseException as error:
@@ -218,19 +217,6 @@ async def _ticking(show: Show) -> AsyncIterator[Show]:
 
 
 @contextlib.contextmanager
-def _ray(config: "RunConfig") -> Iterator[Any]:
-    """The wrapping module, in a cluster. Imported late: Ray reads its authentication mode on import."""
-    cluster = config.cluster
-    if cluster.ray_address is None:
-        prepare_local_cluster()
-    from actors import ray_app
-
-    logical_cpus = config.trainer.ranks + config.actors.rollout_workers + 8
-    with ray_app.cluster(cluster.ray_address, cluster.dashboard, logical_cpus, cluster.object_store_mb):
-        yield ray_app
-
-
-@contextlib.contextmanager
 def _exported(shows: list[Show], ray_app: Any, run: str) -> Iterator[None]:
     """Pictures also go to Prometheus while the context lasts."""
     described = {gauge.name: (gauge.help, ["run", *([gauge.label] if gauge.label else [])]) for gauge in GAUGES}
@@ -239,11 +225,6 @@ def _exported(shows: list[Show], ray_app: Any, run: str) -> Iterator[None]:
         yield
     finally:
         shows.pop()
-
-
-def _nodes(ray_app: Any) -> list[Node]:
-    """What the cluster has."""
-    return [Node(*node) for node in ray_app.nodes()]
 
 
 async def _verifiers(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> dict[str, Ensemble]:

@@ -47,6 +47,9 @@ class Node:
     name: str
     cpus: float
     gpus: float
+    busy_cpus: float = 0.0
+    """Taken by others."""
+    busy_gpus: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def place(crews: Sequence[Crew], nodes: Sequence[Node]) -> Placement:
 
     Sizes that divide one another, as GPUs per engine do, always find their places if there are some.
     """
-    free = {node.name: [node.gpus, node.cpus] for node in nodes}
+    free = {node.name: [node.gpus - node.busy_gpus, node.cpus - node.busy_cpus] for node in nodes}
     homes: dict[str, Counter[str]] = {node.name: Counter() for node in nodes}
     problems = []
     for crew in crews:

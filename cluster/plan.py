@@ -19,6 +19,7 @@ from cluster.model_files import ModelFacts
 from cluster.placement import Crew, Node, Placement, crews, place
 from cluster.plural import plural
 from cluster.preflight import model_of
+from cluster.ray_cluster import joined, nodes
 from cluster.rules import advice
 from cluster.settings import Refused
 from rollout.weights import ITEM_SIZES
@@ -42,12 +43,12 @@ def show_plan(config: RunConfig, cluster_file: Path | None, gpu_gib: float | Non
     model, _, problems = model_of(config)
     if model is None:
         raise Refused(problems)
-    nodes = nodes_of(cluster_file) if cluster_file else _nodes_of(config)
-    on_gpu = any(node.gpus for node in nodes)
+    there = nodes_of(cluster_file) if cluster_file else _nodes_of(config)
+    on_gpu = any(node.gpus for node in there)
     needed = crews(config, on_gpu)
-    placement = place(needed, nodes)
-    console.print(f"{config.cluster.name}: {model.name}, {plural(len(nodes), 'node')}", highlight=False)
-    console.print(_layout(needed, nodes, placement))
+    placement = place(needed, there)
+    console.print(f"{config.cluster.name}: {model.name}, {plural(len(there), 'node')}", highlight=False)
+    console.print(_layout(needed, there, placement))
     console.print(_gpu_memory(config, model, gpu_gib) if on_gpu else _main_memory(config, model))
     for sentence in advice(config):
         console.print(f"note: {sentence}", highlight=False, soft_wrap=True, markup=False)
@@ -63,10 +64,8 @@ def _nodes_of(config: RunConfig) -> list[Node]:
     if config.cluster.ray_address is None:
         gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
         return [Node("this machine", math.inf, gpus)]  # a cluster of its own counts as many CPUs as are asked for
-    from actors import ray_app
-
-    with ray_app.cluster(config.cluster.ray_address, False, 0, config.cluster.object_store_mb):
-        return [Node(*node) for node in ray_app.nodes()]
+    with joined(config) as ray_app:
+        return nodes(ray_app)
 
 
 def _layout(needed: Sequence[Crew], nodes: Sequence[Node], placement: Placement) -> Table:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from cluster.materials import RunData
 
 _MAX_SKIPPED = 5
+_COPIES = "working_dir_files"
+"""Where Ray puts the working directories of jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,11 @@ def _run_dir(run_dir: Path, resume: bool) -> list[str]:
         return [
             f"{run_dir}: a run of this name exists; go on with it: {rloop()} resume {run_dir}, or start another: "
             f"--name {free}"
+        ]
+    if _COPIES in run_dir.absolute().parts:
+        return [
+            f"cluster.runs_dir: {run_dir.absolute().parent} is in the job's copy of its working directory, which Ray "
+            "deletes; name an absolute one that every node sees, e.g. cluster.runs_dir=/mnt/runs"
         ]
     parent = next(p for p in run_dir.absolute().parents if p.exists())
     return [] if parent.is_dir() else [f"cluster.runs_dir: {parent} is a file; name a directory"]

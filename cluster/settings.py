@@ -43,7 +43,7 @@ class Setting:
 def load(recipe: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> RunConfig:
     """The run that a recipe, the environment and overrides describe.
 
-    `overrides` are `section.key=value`, or further YAML files laid over the recipe.
+    `overrides` are `section.key=value`, or further YAML files laid over the recipe. In a Ray job it joins that cluster.
 
     Raises:
         Refused: Naming every unknown key, wrong value and broken rule.
@@ -51,6 +51,7 @@ def load(recipe: Path, overrides: Sequence[str] = (), environ: Mapping[str, str]
     overlays = [text for text in overrides if "=" not in text and text.endswith((".yaml", ".yml"))]
     assignments = [text for text in overrides if text not in overlays]
     settings: dict[str, Setting] = {"cluster.name": Setting(run_name(recipe), str(recipe))}
+    settings |= read_assignments(in_cluster(environ or {}))
     problems: list[str] = []
     for read in (
         *(partial(read_yaml, path) for path in (recipe, *map(Path, overlays))),
@@ -69,6 +70,11 @@ def load(recipe: Path, overrides: Sequence[str] = (), environ: Mapping[str, str]
     if problems := problems or broken_rules(config):
         raise Refused(problems)
     return config
+
+
+def in_cluster(environ: Mapping[str, str]) -> list[str]:
+    """The override that joins the cluster in which this process runs, as Ray tells its jobs; an own setting wins."""
+    return ["cluster.ray_address=auto"] if environ.get("RAY_ADDRESS") else []
 
 
 def run_name(recipe: Path) -> str:
