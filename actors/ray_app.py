@@ -327,7 +327,7 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
     }
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # without an address Ray joins whatever cluster it finds on this machine
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,
