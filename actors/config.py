@@ -10,7 +10,10 @@ class ActorsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rollout_workers: int = Field(1, ge=1, le=4096, description="Rollout workers, one engine each.")
+    rollout_workers: int = Field(1, ge=1, le=4096, description="Rollout workers, one engine each, at least.")
+    max_rollout_workers: int | None = Field(
+        None, ge=1, le=4096, description="More join up to so many, as the cluster has room; null: no more."
+    )
     restarts: int = Field(
         10, ge=0, description="Process failures, of all kinds together, that are mended before the run gives up."
     )
@@ -59,6 +62,15 @@ class ActorsConfig(BaseModel):
         gt=0,
         description="Largest |log-prob| difference between engine and learner after a weight sync.",
     )
+
+    @model_validator(mode="after")
+    def _no_fewer_at_most(self) -> Self:
+        if self.max_rollout_workers is not None and self.max_rollout_workers < self.rollout_workers:
+            raise ValueError(
+                f"actors.max_rollout_workers must be at least actors.rollout_workers={self.rollout_workers}, got "
+                f"{self.max_rollout_workers}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _suspicion_comes_first(self) -> Self:

@@ -24,7 +24,7 @@ import ray.exceptions
 from ray import cloudpickle
 from ray._private.state import available_resources_per_node
 from ray.util.metrics import Gauge
-from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors import watchdog
@@ -268,7 +268,7 @@ def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> Pla
     Raises:
         RuntimeError: When the cluster has no such room within the deadline.
     """
-    bundle = {"CPU": cpus_each} | ({"GPU": gpus_each} if gpus_each else {})
+    bundle = _bundle(cpus_each, gpus_each)
     group = placement_group([bundle] * size, strategy="PACK")
     if not group.wait(timeout_s):
         raise RuntimeError(
@@ -276,6 +276,25 @@ def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> Pla
             f"{ray.cluster_resources()}; lower trainer.ranks or add nodes"
         )
     return group
+
+
+class Seat:
+    """Room for one actor, asked for. The autoscaler sees what is not granted yet."""
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        self.group = placement_group([_bundle(cpus, gpus)])
+
+    def granted(self) -> bool:
+        """Whether a node has it."""
+        return self.group.wait(0)
+
+    def free(self) -> None:
+        """Give it back, with whoever sits there, or ask for it no longer."""
+        remove_placement_group(self.group)
+
+
+def _bundle(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
 
 class Gauges:

@@ -93,6 +93,9 @@ class RunStatus:
     """Newest value of each: `reward`, `loss`, `staleness_mean`, `generate_tokens_per_s`, `train_tokens_per_s`…"""
     buffer: BufferStatus = field(default_factory=BufferStatus)
     evals: tuple[EvalRow, ...] = ()
+    staff: dict[str, int] = field(default_factory=dict)
+    """How many `rollout` workers and `verifiers` pools there are; the driver's to fill in, as is what is wanted."""
+    staff_wanted: dict[str, int] = field(default_factory=dict)
     waiting: str = ""
     """What the controller waits for now: who, for whom, since when."""
     elapsed_s: float = 0.0

@@ -85,6 +85,7 @@ class RolloutWorker:
         self._tokens = 0
         self._doubted = asyncio.Event()
         self._retired = ""
+        self._leaving = False
 
     async def engine_pids(self) -> list[int]:
         """The engine's processes: it is up."""
@@ -143,8 +144,7 @@ class RolloutWorker:
         """Take no leases until a version is attested, and void what was sampled under doubt."""
         logger.warning("no leases until a version is attested: %s", reason)
         self._doubted.set()
-        running = [r for r in self._groups.values() if r.task and not r.task.done() and not r.delivered]
-        await asyncio.gather(*(self._interrupt(r, "quarantined") for r in running))
+        await self._give_all_back("quarantined")
 
     async def forsaken(self) -> None:
         """Whoever brought versions so far is gone: the last one is under doubt, unless it was attested."""
@@ -157,6 +157,18 @@ class RolloutWorker:
         """Deliver nothing any more: the engine cannot be trusted. From now on `health` raises the reason."""
         self._retired = reason
         await self._end_tasks()
+
+    async def drain(self) -> None:
+        """Take no more leases, and give back those there are with every token: the worker is about to leave."""
+        self._leaving = True
+        await self._give_all_back("leaving")
+        delivering = [running.task for running in self._groups.values() if running.task and not running.task.done()]
+        if delivering:
+            await asyncio.wait(delivering)
+
+    async def use_verifiers(self, verifiers: Verifiers) -> None:
+        """Have answers scored by another pool from now on."""
+        self._scoring.use(verifiers)
 
     async def close(self) -> None:
         """Stop asking, drop what is in flight, shut the engine down. Safe to call twice."""
@@ -177,13 +189,13 @@ class RolloutWorker:
         while True:
             self._reap()
             room = self._max_concurrent - sum(running.generates for running in self._groups.values())
-            if self._doubted.is_set():
+            if self._takes_no_leases():
                 await asyncio.sleep(_PAUSE_S)
             elif room > 0:
                 leases = await self._ask(self._buffer.lease(self.name, self._attested, room, _ASK_S))
-                if leases and self._doubted.is_set():  # which began while the buffer was asked
+                if leases and (reason := self._takes_no_leases()):  # since the buffer was asked
                     unused = [GroupProgress(lease.key, lease.attempt) for lease in leases]
-                    await self._ask(self._buffer.give_back(self.name, unused, "quarantined"))
+                    await self._ask(self._buffer.give_back(self.name, unused, reason))
                     continue
                 for lease in leases or ():
                     self._begin(lease)
@@ -191,6 +203,10 @@ class RolloutWorker:
                     await asyncio.sleep(_PAUSE_S)
             else:
                 await self._room.wait(_ASK_S)
+
+    def _takes_no_leases(self) -> str:
+        """Why not; empty when it does."""
+        return "leaving" if self._leaving else "quarantined" if self._doubted.is_set() else ""
 
     def _begin(self, lease: Lease) -> None:
         if (earlier := self._groups.get(lease.key)) and earlier.task:  # its lease expired, and came back here
@@ -231,6 +247,10 @@ class RolloutWorker:
             await asyncio.gather(*(self._interrupt(r, "interrupted") for r in running if r.task and not r.delivered))
             if keys:
                 await asyncio.sleep(_PAUSE_S)  # those that are being delivered are named until they are in
+
+    async def _give_all_back(self, reason: str) -> None:
+        running = [r for r in self._groups.values() if r.task and not r.task.done() and not r.delivered]
+        await asyncio.gather(*(self._interrupt(r, reason) for r in running))
 
     async def _interrupt(self, running: RunningGroup, reason: str) -> None:
         """End the group's requests, give it back with every token of attested versions."""

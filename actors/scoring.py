@@ -64,6 +64,10 @@ class Scoring:
             self._spawn(self._call())
         return await verdict
 
+    def use(self, verifiers: Verifiers) -> None:
+        """From now on ask this pool; what the other has begun it still delivers, or it is asked for here."""
+        self._verifiers = verifiers
+
     async def close(self) -> None:
         """End the calls under way; who waits for a verdict is told."""
         for task in self._tasks:
@@ -86,7 +90,7 @@ class Scoring:
 
     async def _settle(self, wanted: list[_Wanted]) -> None:
         try:
-            answers = await self._patiently([one.request for one in wanted])
+            pool, answers = await self._patiently([one.request for one in wanted])
         except Exception as error:
             for one in wanted:
                 if not one.verdict.done():
@@ -94,7 +98,7 @@ class Scoring:
             return
         for one, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, Late):
-                self._spawn(self._come_back(one, answer.ticket))
+                self._spawn(self._come_back(one, pool, answer.ticket))
             elif isinstance(answer, Unscored):
                 self._spawn(self._again(one, answer.why))
             elif not one.verdict.done():
@@ -111,13 +115,13 @@ class Scoring:
         elif not wanted.verdict.done():
             wanted.verdict.set_exception(VerifierUnavailable(why))
 
-    async def _come_back(self, wanted: _Wanted, ticket: int) -> None:
-        """Wait for an answer that takes long, beside the others; ask anew where the pool knows nothing of it."""
+    async def _come_back(self, wanted: _Wanted, pool: Verifiers, ticket: int) -> None:
+        """Wait for an answer that takes long, beside the others; ask anew where its pool knows nothing of it."""
         answer: Verdict | Late | None = Late(ticket)
         what = f"{self._name} waits for a late verdict"
         try:
             while isinstance(answer, Late) and not wanted.verdict.done():
-                answer = await within(self._call_timeout_s, self._verifiers.late(ticket), what)
+                answer = await within(self._call_timeout_s, pool.late(ticket), what)
         except VerifierUnavailable as error:
             await self._again(wanted, str(error))
             return
@@ -131,24 +135,26 @@ class Scoring:
         elif isinstance(answer, Verdict) and not wanted.verdict.done():
             wanted.verdict.set_result(answer)
 
-    async def _patiently(self, requests: Sequence[ScoreRequest]) -> Sequence[Verdict | Late | Unscored]:
-        """Ask until the pool answers; one that was lost is being replaced."""
+    async def _patiently(
+        self, requests: Sequence[ScoreRequest]
+    ) -> tuple[Verifiers, Sequence[Verdict | Late | Unscored]]:
+        """Ask until the pool answers; one that was lost is being replaced. Returns the pool too."""
         clock = asyncio.get_running_loop().time
         give_up = clock() + self._call_timeout_s
         while True:
-            what = f"{self._name} waits for {len(requests)} verdicts"
+            what, pool = f"{self._name} waits for {len(requests)} verdicts", self._verifiers
             try:
-                return await within(self._call_timeout_s, self._verifiers.score(requests), what)
+                return pool, await within(self._call_timeout_s, pool.score(requests), what)
             except (PeerLost, VerifierUnavailable) as error:
                 if clock() >= give_up:
                     raise
                 logger.warning("the verifier pool is gone, asked again in %g s: %s", _RETRY_S, error)
                 await asyncio.sleep(_RETRY_S)
             except DeadlineExceeded as error:
-                return [_failed(error)] * len(requests)
+                return pool, [_failed(error)] * len(requests)
             except Exception as error:  # the boundary: a bad rollout is data, not a crash
                 logger.warning("scoring failed: %s", error)
-                return [_failed(error)] * len(requests)
+                return pool, [_failed(error)] * len(requests)
 
 
 def _failed(error: Exception) -> Verdict:

@@ -15,6 +15,7 @@ from trainer.schedules import make_scheduler
 if TYPE_CHECKING:
     from actors.ray_app import Peer
     from cluster.config import RunConfig
+    from cluster.workforce import Seat
     from rollout.transports import Transport
 
 
@@ -45,14 +46,19 @@ class Casting:
             raise Refused(list(problems))
         self._crews = {crew.role: crew for crew in needed}
 
-    def verifiers(self) -> "dict[str, Peer]":
-        """The verifier pools, by name."""
+    def verifier_pool(self, number: int) -> "tuple[str, Peer]":
+        """A verifier pool and its name."""
         from actors.verifier_pool import VerifierPool
 
         verifier = self._config.verifier
-        names = ["verifiers"] if verifier.pools == 1 else [f"verifiers-{i}" for i in range(verifier.pools)]
+        name = "verifiers" if verifier.pools == 1 and number == 0 else f"verifiers-{number}"
         specs = self._config.verifier_specs()
-        return {name: self._host(VerifierPool, name, specs, verifier.processes, spread=True) for name in names}
+        return name, self._host(VerifierPool, name, specs, verifier.processes, spread=True)
+
+    def seat(self) -> "Seat":
+        """Room for one more rollout worker, asked for."""
+        each = self._crews["rollout worker"]
+        return self._ray_app.Seat(each.cpus, each.gpus)  # type: ignore[no-any-return]
 
     def buffer(self, journal: Path, materials: Materials) -> "Peer":
         """The rollout buffer."""
@@ -74,8 +80,10 @@ class Casting:
             deadline_s=PATIENCE * actors.stall_s + actors.call_timeout_s,
         )
 
-    def worker(self, name: str, model_dir: str, buffer: "Peer", verifiers: "Peer") -> "Peer":
-        """A rollout worker with an engine of its own."""
+    def worker(
+        self, name: str, model_dir: str, buffer: "Peer", verifiers: "Peer", seat: "Seat | None" = None
+    ) -> "Peer":
+        """A rollout worker with an engine of its own; `seat` is the room that it was granted."""
         from actors.rollout_worker import RolloutWorker
         from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV
 
@@ -106,7 +114,8 @@ class Casting:
             env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
             num_cpus=each.cpus,
             num_gpus=each.gpus,
-            spread=each.strategy == "SPREAD",
+            spread=each.strategy == "SPREAD" and seat is None,
+            gang=(seat.group, 0) if seat else None,
             # Whoever calls has a deadline for each call; this one must not come first.
             deadline_s=max(actors.start_timeout_s, actors.transfer_timeout_s, actors.call_timeout_s),
             comes_back=False,  # another worker takes its place, under another name
@@ -200,6 +209,10 @@ class Casting:
             broadcaster,
             deadline_s=float("inf"),  # `run` takes as long as the run; its own waits have deadlines
         )
+
+    def count_nodes(self) -> int:
+        """Nodes of the cluster that are up."""
+        return len(self._ray_app.nodes())
 
     async def prod(self, process: Pulse) -> str:
         """Make a process write its stacks into `logs/`; returns its state (see `ray_app.prod`)."""

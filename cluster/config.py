@@ -86,6 +86,8 @@ MAY_CHANGE = (
     "actors.",
     "cluster.",
     "verifier.processes",
+    "verifier.pools",
+    "verifier.max_pools",
     "data.check_gold",
     "data.gold_floor",
     "trainer.ranks",

@@ -99,6 +99,8 @@ GAUGES = (
     _metric("response_tokens_mean", "length of an answer", "response_len_mean"),
     _metric("response_tokens_max", "length of the longest answer of the step", "response_len_max"),
     Gauge("rloop_tokens_per_second", "generated and trained tokens", _speeds, "role"),
+    Gauge("rloop_workers", "rollout workers and verifier pools that are up", lambda s: s.staff, "role"),
+    Gauge("rloop_workers_wanted", "as many there shall be, as there is room", lambda s: s.staff_wanted, "role"),
     Gauge("rloop_groups", "groups of answers in the buffer; finished: of this phase", _groups, "state"),
     Gauge("rloop_dropped_groups", "not trained in this phase, by reason", lambda s: s.buffer.dropped, "reason"),
     _field("expired_leases", "leases not renewed in time, since the buffer came up", lambda s: s.buffer.expired),

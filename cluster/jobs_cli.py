@@ -1,4 +1,4 @@
-"""The commands about runs that are jobs of a Ray cluster: `rloop submit`, `status`, `logs`, `stop`, and `token`."""
+"""The commands about runs in a Ray cluster: `rloop submit`, `status`, `logs`, `stop`, `scale`, and `token`."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cluster.exits import Exit
 from cluster.invocation import rloop
-from cluster.jobs import DEFAULT_ADDRESS, Job, Order, find, follow
+from cluster.jobs import DEFAULT_ADDRESS, Job, Order, find, follow, run_command
 from cluster.jobs import stop as stop_job
 from cluster.jobs import submit as submit_job
 from cluster.settings import load
@@ -105,6 +105,29 @@ def stop(
     print(f"{job.id}: {job.state.lower()}. {_last_line(jobs.log(job.id))}", file=sys.stderr)
 
 
+def scale(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or name of a run that was submitted.")],
+    wanted: Annotated[list[str], typer.Argument(metavar="ROLE=NUMBER...", help="rollout=8, verifiers=2.")],
+    address: Address = DEFAULT_ADDRESS,
+    wait_s: Annotated[float, typer.Option("--wait", metavar="SECONDS", help="Wait so long for it.")] = 300.0,
+) -> None:
+    """Give a run under way another number of rollout workers or verifier pools. Who leaves loses no token."""
+    from cluster import scaling
+
+    numbers, run_dir = scaling.parse(wanted), Path(run)
+    if not (run_dir / "config.yaml").exists():
+        jobs = _connect(address)
+        job = find(jobs, run)
+        run_dir = Path(job.run_dir)
+        if not jobs.is_here:  # the directory is there, so the command goes there too
+            there = ["scale", str(run_dir), *wanted, "--wait", f"{wait_s:g}"]
+            raise typer.Exit(_watch(jobs, run_command(jobs, "scale", there, command_here())))
+    scaling.ask(run_dir, numbers)
+    if not scaling.wait(run_dir, numbers, wait_s):
+        print(f"not all there after {wait_s:g} s; the run keeps asking, `rloop status` shows its newest line")
+        raise typer.Exit(Exit.FAILED)
+
+
 def token() -> None:
     """Make the token that guards the clusters of this user (once, before `ray start`); Ray's commands find it."""
     from actors.ray_settings import make_token, token_file
@@ -121,6 +144,7 @@ def register(app: typer.Typer) -> None:
         (status, "rloop status demo"),
         (logs, "rloop logs demo --follow"),
         (stop, "rloop stop demo"),
+        (scale, "rloop scale demo rollout=2"),
         (token, "rloop token && ray start --head"),
     ):
         app.command(epilog=f"Example:  {example}")(command)

@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 from actors.manifest import Manifest
 from actors.records import BufferStatus, EvalRow, RunStatus
 from actors.waiting import PeerLost, unless, while_progressing, within
+from cluster import scaling
 from cluster.casting import PATIENCE, Casting
 from cluster.ensemble import START_KEY, Ensemble
 from cluster.gauges import GAUGES, Exporter
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prepare, probe_sequences
+from cluster.pools import Pools
 from cluster.ray_cluster import joined, nodes
+from cluster.staffing import Staffing, bounds_of
 from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
@@ -52,9 +55,9 @@ class Crew:
     def __init__(self) -> None:
         self._down: list[Callable[[float], Awaitable[None]]] = []
 
-    def add(self, peers: "dict[str, Peer] | Workforce") -> None:
+    def add(self, peers: "dict[str, Peer] | Workforce | Pools") -> None:
         """These have been hired."""
-        self._down.append(peers.down if isinstance(peers, Workforce) else partial(close_all, peers))
+        self._down.append(partial(close_all, peers) if isinstance(peers, dict) else peers.down)
 
     async def down(self) -> None:
         """Close everyone, newest first; whoever does not answer in time is killed."""
@@ -89,6 +92,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
             crew = Crew()
             try:
                 materials = await preparing
+                scaling.forget(run_dir)
                 casting = Casting(config, run_dir, ray_app, nodes(ray_app))
                 assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
                 if assembled is None:
@@ -153,18 +157,19 @@ async def _assemble_evaluation(
     config: "RunConfig", casting: Casting, scratch: Path, materials: Materials, crew: Crew, show: Show
 ) -> "tuple[Peer, Supervisor]":
     """Bring everyone up for an evaluation, with nobody who learns."""
-    verifiers = await _verifiers(config, casting, crew, show)
+    pools = await _pools(config, casting, crew, show)
     show(RunStatus(waiting="engines"))
     buffer = casting.buffer(scratch / "journal", materials)
     crew.add({"buffer": buffer})
     patience = config.actors.start_timeout_s
-    workforce = Workforce(casting, materials.recipe.model_dir, buffer, _peers(verifiers), patience)
+    least = config.actors.rollout_workers
+    workforce = Workforce(casting, materials.recipe.model_dir, buffer, pools.peers, patience, least=least)
     crew.add(workforce)
-    await workforce.hire(config.actors.rollout_workers)
+    await workforce.hire(least)
     run = partial(_counts, buffer, config)
     core = Ensemble({"buffer": buffer}, workforce.enlist_all, patience, run)
     await core.start()
-    return buffer, _supervisor(config, casting, scratch, core, verifiers, workforce)
+    return buffer, _supervisor(config, casting, scratch, core, pools, workforce)
 
 
 async def _counts(buffer: "Peer", config: "RunConfig") -> Any:
@@ -227,36 +232,31 @@ def _exported(shows: list[Show], ray_app: Any, run: str) -> Iterator[None]:
         shows.pop()
 
 
-async def _verifiers(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> dict[str, Ensemble]:
+async def _pools(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> Pools:
     """The verifier pools, up: a verifier that cannot be loaded is told before anything else starts."""
     show(RunStatus(waiting="verifiers"))
-    peers = casting.verifiers()
-    crew.add(peers)
-    patience = config.actors.start_timeout_s
-    verifiers = {name: Ensemble({name: peer}, partial(peer.call, "start"), patience) for name, peer in peers.items()}
-    await asyncio.gather(*(pool.start() for pool in verifiers.values()))
-    return verifiers
-
-
-def _peers(verifiers: dict[str, Ensemble]) -> "list[Peer]":
-    return [pool.peers[name] for name, pool in verifiers.items()]
+    pools = Pools(casting, config.actors.start_timeout_s)
+    crew.add(pools)
+    await asyncio.gather(*(pools.open() for _ in range(config.verifier.pools)))
+    return pools
 
 
 async def _assemble(
     config: "RunConfig", casting: Casting, run_dir: Path, materials: Materials, crew: Crew, show: Show
-) -> "tuple[Peer, Supervisor]":
-    """Bring everyone up; returns the controller, whose run has begun, and the supervisor.
+) -> "tuple[Peer, Supervisor, Staffing]":
+    """Bring everyone up; returns the controller, whose run has begun, and who watches over its actors and their number.
 
     Engines and ranks start side by side: that is most of it.
     """
-    verifiers = await _verifiers(config, casting, crew, show)
+    pools = await _pools(config, casting, crew, show)
     show(RunStatus(waiting="engines and learner ranks"))
     patience, model_dir = config.actors.start_timeout_s, materials.recipe.model_dir
     buffer, broadcaster = casting.buffer(run_dir / "journal", materials), casting.broadcaster(materials)
     crew.add({"buffer": buffer})
-    workforce = Workforce(casting, model_dir, buffer, _peers(verifiers), patience, broadcaster)
+    least = config.actors.rollout_workers
+    workforce = Workforce(casting, model_dir, buffer, pools.peers, patience, broadcaster, least)
     crew.add(workforce)
-    hiring = asyncio.ensure_future(workforce.hire(config.actors.rollout_workers))
+    hiring = asyncio.ensure_future(workforce.hire(least))
     ranks = casting.ranks(model_dir)
     crew.add(ranks)
     crew.add({"broadcaster": broadcaster})
@@ -270,7 +270,10 @@ async def _assemble(
     peers = {"buffer": buffer, "broadcaster": broadcaster, **ranks, "controller": controller}
     core = Ensemble(peers, bring_up, patience, partial(controller.call, "run"), lasting=("buffer",))
     await core.start()
-    return controller, _supervisor(config, casting, run_dir, core, verifiers, workforce)
+    staffing = Staffing(
+        workforce, pools, core, bounds_of(config), casting.seat, casting.count_nodes, partial(scaling.asked, run_dir)
+    )
+    return controller, _supervisor(config, casting, run_dir, core, pools, workforce), staffing
 
 
 async def connect(ranks: "dict[str, Peer]", patience_s: float, collectives_s: float) -> None:
@@ -300,7 +303,7 @@ def _supervisor(
     casting: Casting,
     run_dir: Path,
     core: Ensemble,
-    verifiers: dict[str, Ensemble],
+    pools: Pools,
     workforce: Workforce,
 ) -> Supervisor:
     actors = config.actors
@@ -308,14 +311,19 @@ def _supervisor(
         actors.suspect_s, actors.silent_s, actors.stall_s, actors.learner_timeout_s, on_stall=actors.on_stall
     )
     incidents = Incidents(run_dir / "incidents.jsonl", actors.restarts)
-    return Supervisor(core, verifiers, workforce, incidents, patience, run_dir, casting.prod)
+    return Supervisor(core, pools.ensembles, workforce, incidents, patience, run_dir, casting.prod)
 
 
 async def _watch(
-    controller: "Peer", supervisor: Supervisor, stop: asyncio.Event, stop_timeout_s: float, show: Show
+    controller: "Peer",
+    supervisor: Supervisor,
+    staffing: Staffing,
+    stop: asyncio.Event,
+    stop_timeout_s: float,
+    show: Show,
 ) -> RunStatus:
     """Show the run until it ends. A stop signal ends it with a checkpoint, if one is written in time."""
-    watching = asyncio.ensure_future(supervisor.watch())
+    watching, growing = asyncio.ensure_future(supervisor.watch()), asyncio.ensure_future(staffing.run())
     last, give_up_at = RunStatus(), float("inf")
     clock = asyncio.get_running_loop().time
     try:
@@ -333,10 +341,12 @@ async def _watch(
                 if not supervisor.restarting and (picture := await _ask("controller", controller, "status")):
                     supervisor.see(last := picture)
                 stopping = "a checkpoint is being written; Ctrl-C again ends at once" if stop.is_set() else ""
-                show(replace(last, message=stopping or last.message or supervisor.note))
+                note = stopping or last.message or supervisor.note
+                show(replace(last, message=note, staff=staffing.now, staff_wanted=staffing.wanted))
         return _outcome(watching, last)
     finally:
         watching.cancel()
+        growing.cancel()
 
 
 def _outcome(watching: "asyncio.Future[RunStatus]", last: RunStatus) -> RunStatus:

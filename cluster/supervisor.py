@@ -16,7 +16,8 @@ nobody is silent and nothing stalls.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CORE = "core"
+_OTHERS = "the others go on; another joins when there is room"
 _STANDSTILL_S = 2.0  # the watch turns every half second; a gap of more than this is no mere delay
 
 
@@ -82,7 +84,7 @@ class Supervisor:
 
     Args:
         core: The actors that make the run; its `run` is the run.
-        verifiers: The verifier pools, by name.
+        verifiers: The verifier pools that serve, by name, now and later.
         workforce: The rollout workers.
         incidents: Where failures are written down, and their budget.
         patience: How long what is borne.
@@ -94,7 +96,7 @@ class Supervisor:
     def __init__(
         self,
         core: Ensemble,
-        verifiers: Mapping[str, Ensemble],
+        verifiers: MutableMapping[str, Ensemble],
         workforce: Workforce,
         incidents: Incidents,
         patience: Patience,
@@ -102,7 +104,7 @@ class Supervisor:
         prod: Callable[[Pulse], Awaitable[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ensembles = {_CORE: core, **verifiers}
+        self._ensembles = ChainMap({_CORE: core}, verifiers)  # pools come and go
         self._workforce = workforce
         self._incidents = incidents
         self._patience = patience
@@ -248,7 +250,8 @@ class Supervisor:
             return
         in_vain = unit == _CORE and bool(self._to_learn_again)
         again = "the learning side starts again" if unit == _CORE else "it starts again"
-        action = again if unit in self._ensembles else "it is replaced"
+        replaced = "it is replaced" if len(self._workforce.workers) <= self._workforce.least else _OTHERS
+        action = again if unit in self._ensembles else replaced
         incident = self._incidents.begin(victim, noticed, action)
         self._recoveries[unit] = asyncio.create_task(self._recover(unit, everybody or in_vain)), incident
 
@@ -257,17 +260,8 @@ class Supervisor:
             await ensemble.restart(everybody)
             return
         await self._workforce.dismiss(unit)
-        (newcomer,) = await self._workforce.hire()
-        async with self._core.steady:
-            try:
-                await self._workforce.enlist(newcomer)
-            except Exception:
-                intact = all(standing == "serves" for standing in (await self._core.standings()).values())
-                if intact and newcomer in self._workforce.workers:
-                    await self._workforce.dismiss(newcomer)
-                    raise
-                # Else the learning side is lost, and takes in every worker when it comes up again; or the newcomer
-                # is, and is being replaced as any other.
+        if self._workforce.short:
+            await self._workforce.recruit(self._core)
 
     def _collect(self) -> None:
         """Take note of recoveries that have ended; one that failed is a failure of its own."""

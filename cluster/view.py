@@ -150,11 +150,18 @@ def _facts(status: RunStatus) -> list[tuple[str, str]]:
         else "",
         "dropped": dropped,
         "held out": _last_eval(status.evals),
+        "workers": _staff(status),
         "weights": f"version {status.version}" if status.version else "",
         "waits for": status.waiting,
         "note": status.message,
     }
     return [(label, text) for label, text in facts.items() if text]
+
+
+def _staff(status: RunStatus) -> str:
+    """Who is missing, or on the way out."""
+    wanted = status.staff_wanted
+    return ", ".join(f"{n} of {wanted[role]} {role}" for role, n in status.staff.items() if n != wanted.get(role, n))
 
 
 def _last_eval(evals: tuple[EvalRow, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The rollout workers of a run: hired, brought into the run, and replaced by new ones with new names.
+"""The rollout workers of a run: hired, brought into the run, let go, and replaced by new ones with new names.
 
 The order matters for a newcomer: its engine comes up, the broadcaster brings it the current weights and attests them,
 and only then it asks for leases. For one that is lost: its process ends, its leases are freed, the broadcaster
@@ -8,18 +8,32 @@ forgets it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.waiting import within
 from cluster.casting import Casting
-from cluster.ensemble import START_KEY
+from cluster.ensemble import START_KEY, Ensemble
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
 
 logger = logging.getLogger(__name__)
 
+_DRAIN_S = 30.0  # engines end their requests between two steps, and weights may be on their way
 _TELL_S = 5.0  # how long others have to take note that a worker is lost; they find out by themselves, later
+
+
+class Seat(Protocol):
+    """Room for one worker, asked for; `actors.ray_app.Seat` is one."""
+
+    group: Any
+    """What Ray knows it by."""
+
+    def granted(self) -> bool:
+        """Whether it is there."""
+
+    def free(self) -> None:
+        """Give it back, or ask for it no longer."""
 
 
 class Workforce:
@@ -33,27 +47,86 @@ class Workforce:
         verifiers: "Sequence[Peer]",
         start_timeout_s: float,
         broadcaster: "Peer | None" = None,
+        least: int = 1,
     ) -> None:
         self._casting = casting
         self._model_dir = model_dir
         self._buffer = buffer
-        self._verifiers = verifiers
+        self._verifiers = list(verifiers)
         self._start_timeout_s = start_timeout_s
         self._broadcaster = broadcaster
         self._hired = 0
         self._started: set[str] = set()
         self._coming: dict[str, Peer] = {}
+        self._leaving: dict[str, Peer] = {}
+        self._seats: dict[str, Seat] = {}
         self.workers: dict[str, Peer] = {}
         """Those whose engines are up."""
+        self.least = least
+        """Fewer are not enough: one that is lost then is replaced, whether or not there is room at the moment."""
 
-    async def hire(self, count: int = 1) -> list[str]:
-        """Bring up new workers, engines and all; returns their names."""
+    @property
+    def short(self) -> bool:
+        """Whether there are too few, those included who come up just now."""
+        return len(self.workers) + len(self._coming) < self.least
+
+    async def hire(self, count: int = 1, seat: "Seat | None" = None) -> list[str]:
+        """Bring up new workers, engines and all; returns their names. `seat` is where a single one sits."""
         numbers = range(self._hired, self._hired + count)
         self._hired += count
         names = [f"rollout-worker-{number}" for number in numbers]
-        pools = [self._verifiers[number % len(self._verifiers)] for number in numbers]
+        pools = [self._pool(number) for number in numbers]
+        if seat:
+            self._seats[names[0]] = seat
         await asyncio.gather(*map(self._come_up, names, pools))
         return names
+
+    async def recruit(self, core: Ensemble, seat: "Seat | None" = None) -> str:
+        """Hire one and bring it into a run that is under way; returns its name.
+
+        Raises:
+            Exception: What kept it from coming, when that was not the end of the learning side, which takes in every
+                worker when it comes up again.
+        """
+        (newcomer,) = await self.hire(1, seat)
+        async with core.steady:
+            try:
+                await self.enlist(newcomer)
+            except Exception:
+                intact = all(standing == "serves" for standing in (await core.standings()).values())
+                if intact and newcomer in self.workers:
+                    await self.dismiss(newcomer)
+                    raise
+                # Else it will be taken in, or it is lost itself, and is being replaced as any other.
+        return newcomer
+
+    async def let_go(self, name: str) -> None:
+        """Let one leave in good order: what it has begun goes on elsewhere, from its last token."""
+        self._leaving[name] = worker = self.workers.pop(name)
+        parting = []
+        if self._broadcaster:
+            parting.append(
+                within(_TELL_S, self._broadcaster.leave(name), f"driver waits for broadcaster.leave of {name}")
+            )
+        parting.append(within(_DRAIN_S, worker.drain(), f"{name} gives its groups back"))
+        for work in parting:
+            (trouble,) = await _outcomes([work])
+            if trouble:
+                logger.warning("%s leaves in haste: %s", name, trouble)
+        self._end(name, worker)
+        del self._leaving[name]
+        await _outcomes([self.suspend(name)])
+
+    async def share(self, verifiers: "Sequence[Peer]") -> None:
+        """From now on the workers use these pools, evenly."""
+        self._verifiers = list(verifiers)
+        told = [
+            within(_TELL_S, worker.use_verifiers(self._pool(number)), f"driver tells {name} its verifier pool")
+            for number, (name, worker) in enumerate(self.workers.items())
+        ]
+        for trouble in await _outcomes(told):
+            if trouble:
+                logger.warning("a worker keeps its verifier pool for now: %s", trouble)
 
     async def enlist(self, name: str) -> None:
         """Bring a worker into the run, weights first; it asks for leases when this returns.
@@ -83,7 +156,7 @@ class Workforce:
         worker = self.workers.pop(name, None)
         if not worker:
             return
-        worker.kill()
+        self._end(name, worker)
         told = [self.suspend(name)]
         if self._broadcaster:
             told.append(within(_TELL_S, self._broadcaster.leave(name), f"driver waits for broadcaster.leave of {name}"))
@@ -93,16 +166,24 @@ class Workforce:
 
     async def down(self, seconds: float) -> None:
         """Close everyone, or kill who does not answer."""
-        await close_all({**self._coming, **self.workers}, seconds)
+        await close_all({**self._coming, **self._leaving, **self.workers}, seconds)
+
+    def _pool(self, number: int) -> "Peer":
+        return self._verifiers[number % len(self._verifiers)]
+
+    def _end(self, name: str, worker: "Peer") -> None:
+        worker.kill()
+        if seat := self._seats.pop(name, None):
+            seat.free()
 
     async def _come_up(self, name: str, verifiers: "Peer") -> None:
-        worker = self._casting.worker(name, self._model_dir, self._buffer, verifiers)
+        worker = self._casting.worker(name, self._model_dir, self._buffer, verifiers, self._seats.get(name))
         self._coming[name] = worker
         try:
             await within(self._start_timeout_s, worker.engine_pids(), f"{name} comes up {START_KEY}")
             self.workers[name] = worker
         except BaseException:
-            worker.kill()
+            self._end(name, worker)
             raise
         finally:
             del self._coming[name]

@@ -47,6 +47,9 @@ class VerifierConfig(VerifierSettings):
     pools: int = Field(
         1, ge=1, le=1024, description="Pools with so many processes each, spread over the nodes of the cluster."
     )
+    max_pools: int | None = Field(
+        None, ge=1, le=1024, description="More open up to so many, one for each node of the cluster; null: no more."
+    )
     others: dict[str, VerifierSettings] = Field(
         default_factory=dict,
         description="Further verifiers, for rows and data sets that name them: `{code: {timeout_s: 20}}`.",

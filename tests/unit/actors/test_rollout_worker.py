@@ -294,6 +294,47 @@ def test_a_worker_in_quarantine_gives_back_what_it_has_and_takes_no_leases():
     asyncio.run(main())
 
 
+def test_a_worker_that_leaves_gives_back_every_token_and_takes_no_leases_however_well_it_is():
+    engine, buffer = FakeEngine(tokens=10**9, pause=0.001), FakeBuffer(3)
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", lambda: engine, lambda: str, buffer, FakeVerifiers(), 1, 60.0, 0.3, 0.3)
+        await worker.start()
+        await until_sampled(engine, 30)
+        await worker.drain()
+        [(report, reason)] = buffer.given_back
+        assert reason == "leaving"
+        assert sum(len(p.segment) for p in report.pieces) == sum(engine.given.values())
+        await worker.attested(0)
+        await asyncio.sleep(0.1)
+        assert (len(buffer.left), len(buffer.finished)) == (2, 0)
+        await worker.close()
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_leaves_delivers_what_is_finished_first():
+    class Slow(FakeBuffer):
+        async def finish(self, *args):
+            await asyncio.sleep(0.1)
+            return await super().finish(*args)
+
+    buffer = Slow(1)
+
+    async def main() -> None:
+        worker = RolloutWorker("w0", FakeEngine, lambda: str, buffer, FakeVerifiers(), 1, 60.0, 0.3, 0.3)
+        await worker.start()
+        while not any(running.delivered for running in worker._groups.values()):
+            await asyncio.sleep(0.001)
+        assert buffer.finished == []
+        await worker.drain()
+        assert len(buffer.finished) == 1
+        assert buffer.given_back == []
+        await worker.close()
+
+    asyncio.run(main())
+
+
 def test_only_groups_that_are_still_worked_on_are_reported():
     """A delivered group is no longer the worker's: reporting it would only bring a false alarm."""
     buffer = FakeBuffer(1)

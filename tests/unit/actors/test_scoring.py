@@ -167,3 +167,39 @@ def test_at_the_end_whoever_waits_is_told():
                 await asyncio.wait_for(score, 1)
 
     asyncio.run(main())
+
+
+def test_another_pool_is_asked_from_then_on_and_a_ticket_belongs_to_the_pool_that_gave_it():
+    async def main() -> None:
+        one, other = LatePool(), LatePool()
+        scoring = Scoring("w0", one, 60.0)
+        slow = asyncio.create_task(scoring.score(replace(ANSWER, response="slow")))
+        await turns()
+        scoring.use(other)
+        assert await scoring.score(ANSWER) == RIGHT
+        assert (one.asked, other.asked) == ([["slow"]], [["r"]])
+        one.ready.set()
+        assert await slow == WRONG
+
+    asyncio.run(main())
+
+
+def test_an_answer_at_a_pool_that_closes_is_asked_for_at_the_other():
+    class Closing(Pool):
+        async def score(self, requests):
+            await super().score(requests)
+            raise PeerLost("closed")
+
+    async def main() -> None:
+        one, other = Closing(), Pool()
+        scoring = Scoring("w0", one, 60.0)
+        score = asyncio.create_task(scoring.score(ANSWER))
+        await turns()
+        scoring.use(other)
+        one.answer()
+        while not other.open:
+            await asyncio.sleep(0.01)
+        other.answer()
+        assert await score == RIGHT
+
+    asyncio.run(main())

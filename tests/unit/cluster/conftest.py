@@ -69,6 +69,9 @@ class FakeCasting:
             worker.raises["engine_pids"] = RuntimeError("no room on any node")
         return worker
 
+    def verifier_pool(self, number: int) -> tuple[str, FakePeer]:
+        return f"verifiers-{number}", FakePeer(f"verifiers-{number}", self.log)
+
 
 @dataclass
 class Stage:

@@ -93,7 +93,8 @@ def test_the_pool_has_the_verifiers_that_only_data_sets_name(tmp_path: Path):
     }
     verifier = {"name": "math", "others": {"countdown": {"timeout_s": 20}, "spare": {}}}
     config = RunConfig.model_validate({"data": data, "verifier": verifier})
-    ((specs, _processes),) = [peer["args"] for peer in Casting(config, tmp_path, FakeRay, NODES).verifiers().values()]
+    _, pool = Casting(config, tmp_path, FakeRay, NODES).verifier_pool(0)
+    specs, _processes = pool["args"]
     assert {name: spec.name for name, spec in specs.items()} == {
         "": "math",
         "math": "math",
