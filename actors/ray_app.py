@@ -157,6 +157,7 @@ def host(
     max_concurrency: int = 1000,
     gang: tuple[PlacementGroup, int] | None = None,
     spread: bool = False,
+    stays_here: bool = False,
     comes_back: bool = True,
     **kwargs: Any,
 ) -> Any:
@@ -165,8 +166,9 @@ def host(
     Others know it as `name`; in the cluster, where several runs may be at work, it is called `rloop/run/name`. Raises
     `NameTaken` when one of that name is there.
 
-    With `spread` actors of a kind go to different nodes, as far as there are some. With `comes_back` a process that
-    dies is followed by another, newly constructed, under the same peer; calls that were under way are lost either way.
+    With `spread` actors of a kind go to different nodes, as far as there are some. One that `stays_here` runs on this
+    node: the head, which outlives the others, where the caller is a Ray job. With `comes_back` a process that dies is
+    followed by another, newly constructed, under the same peer; calls that were under way are lost either way.
     """
 
     class Host(_Host):
@@ -193,6 +195,9 @@ def host(
         options["max_concurrency"] = max_concurrency
     if spread:
         options["scheduling_strategy"] = "SPREAD"
+    if stays_here:
+        here = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
     if gang:
         group, bundle = gang
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)

@@ -77,6 +77,7 @@ class Casting:
             actors.lease_timeout_s,
             mixture=materials.mixture,
             peer=self._ray_app.BufferPeer,
+            stays_here=True,
             deadline_s=PATIENCE * actors.stall_s + actors.call_timeout_s,
         )
 
@@ -168,6 +169,7 @@ class Casting:
             actors.probe_tolerance,
             actors.call_timeout_s,
             actors.transfer_timeout_s,
+            stays_here=True,
             # Twice: a worker that joins while a version is being published waits for that first.
             deadline_s=2 * publish_timeout_s(actors.call_timeout_s, actors.transfer_timeout_s),
         )
@@ -207,6 +209,7 @@ class Casting:
             buffer,
             LearnerGroup(list(ranks.values())),
             broadcaster,
+            stays_here=True,
             deadline_s=float("inf"),  # `run` takes as long as the run; its own waits have deadlines
         )
 

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,6 +27,7 @@ from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prep
 from cluster.pools import Pools
 from cluster.ray_cluster import joined, nodes
 from cluster.staffing import Staffing, bounds_of
+from cluster.stop_signals import stop_signals
 from cluster.supervisor import Patience, Supervisor
 from cluster.workforce import Workforce, close_all
 from rollout.storage import LocalDisk
@@ -85,10 +85,12 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
         if Manifest.load(LocalDisk(run_dir)) and (finished := _already_finished(config, run_dir, await preparing)):
             return finished
         with (
-            _stop_signals() as stop,
+            stop_signals() as signals,
             joined(config) as ray_app,  # a new model is made meanwhile
             _exported(shows, ray_app, config.cluster.name),
         ):
+            signals.listen()
+            stop = signals.event
             crew = Crew()
             try:
                 materials = await preparing
@@ -367,23 +369,3 @@ async def _ask(name: str, peer: "Peer", method: str, *args: Any) -> Any:
     except (TimeoutError, PeerLost) as error:
         logger.warning("%s", error)
         return None
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set. The second signal acts as usual."""
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def ask() -> None:
-        event.set()
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-    for number in signals:
-        loop.add_signal_handler(number, ask)
-    try:
-        yield event
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
