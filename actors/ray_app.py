@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -285,17 +286,24 @@ class Gauges:
 
 
 def nodes() -> list[tuple[str, float, float]]:
-    """Address, CPUs and GPUs of every node of the cluster that is up, as Ray counts them, whoever uses them."""
+    """Address, CPUs and GPUs of every node of the cluster that is up, as Ray counts them, whoever uses them.
+
+    Of several on one machine, as a cluster for trying things has them, all but the first are numbered.
+    """
     alive = [node for node in ray.nodes() if node["Alive"]]
-    return [
-        (node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in alive
-    ]
+    met: Counter[str] = Counter()
+    named = []
+    for node in alive:
+        address, has = node["NodeManagerAddress"], node["Resources"]
+        met[address] += 1
+        name = address if met[address] == 1 else f"{address}#{met[address]}"
+        named.append((name, has.get("CPU", 0.0), has.get("GPU", 0.0)))
+    return named
 
 
 def is_one_host() -> bool:
     """True when every node of the cluster that is up is on one machine."""
-    return len({address for address, _, _ in nodes()}) == 1
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) == 1
 
 
 @contextlib.contextmanager
