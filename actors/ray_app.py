@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psutil
@@ -291,14 +291,21 @@ def nodes() -> list[tuple[str, float, float]]:
     Of several on one machine, as a cluster for trying things has them, all but the first are numbered.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
+    names = numbered(node["NodeManagerAddress"] for node in alive)
+    return [
+        (name, node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for name, node in zip(names, alive, strict=True)
+    ]
+
+
+def numbered(addresses: Iterable[str]) -> list[str]:
+    """Names of nodes, no two alike: the second at an address is `address#2`."""
     met: Counter[str] = Counter()
-    named = []
-    for node in alive:
-        address, has = node["NodeManagerAddress"], node["Resources"]
+    names = []
+    for address in addresses:
         met[address] += 1
-        name = address if met[address] == 1 else f"{address}#{met[address]}"
-        named.append((name, has.get("CPU", 0.0), has.get("GPU", 0.0)))
-    return named
+        names.append(address if met[address] == 1 else f"{address}#{met[address]}")
+    return names
 
 
 def is_one_host() -> bool:

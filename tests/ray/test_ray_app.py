@@ -68,6 +68,12 @@ def test_actors_of_two_runs_have_names_of_their_own_and_none_has_a_name_twice(ra
         peer.kill()
 
 
+def test_nodes_that_share_an_address_are_told_apart(ray_app):
+    assert ray_app.numbered(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]
+    assert len({name for name, _, _ in ray_app.nodes()}) == 1
+    assert ray_app.is_one_host()
+
+
 def test_a_gauge_is_seen_on_the_nodes_metrics_port(ray_app):
     import ray
 
