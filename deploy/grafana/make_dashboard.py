@@ -128,7 +128,7 @@ def _panels() -> Iterator[Json]:
 def _drawn(panel: Panel) -> Json:
     gauges = [_GAUGES[f"rloop_{name}"] for name in panel.gauges]
     big = panel.kind in ("stat", "which")
-    custom = {"lineWidth": 2, "fillOpacity": 60 if panel.kind == "stacked" else 0, "showPoints": "auto"}
+    custom: Json = {"lineWidth": 2, "fillOpacity": 60 if panel.kind == "stacked" else 0, "showPoints": "auto"}
     if panel.kind == "stacked":
         custom["stacking"] = {"mode": "normal", "group": "A"}
     options: Json = {
