@@ -86,7 +86,7 @@ class RolloutBuffer:
         )
         self._version = 0
         self._finished = 0
-        self._tokens = 0
+        self._tokens = self._dropped_tokens = 0
         self._dropped: Counter[str] = Counter()
         self._changes = Changes()
         self._one_at_a_time = asyncio.Lock()  # a controller that is gone may have begun a phase, or experts, just now
@@ -185,8 +185,8 @@ class RolloutBuffer:
             self._release(key, "phase_over")
         phase, self._now.phase = self._now.phase, None
         if isinstance(phase, RLPhase):
-            for group in phase.ready:
-                self._drop(group.key, "phase_over")
+            for ready in phase.ready:
+                self._lose(ready.group, "phase_over")
         if isinstance(phase, RLPhase | SamplePhase):
             for key in self._ledger.unfinished():
                 if key.purpose == "train" and (samples := self._unfinished.samples(key)):
@@ -288,9 +288,10 @@ class RolloutBuffer:
         self._desk.out.end(group.key)
         self._unfinished.drop(group.key)
         self._finished += 1
-        self._tokens += sum(len(rollout.response) for rollout in group.rollouts)
+        self._tokens += _size(group)
         if reason:
             self._dropped[reason] += 1
+            self._dropped_tokens += _size(group)
         self._changes.notify()
         await self._books.sync()
         return True
@@ -320,8 +321,8 @@ class RolloutBuffer:
     def _batch(self) -> tuple[BatchInfo, TrainingBatch] | str:
         phase = self._now.rl
         self._books.require_whole()
-        for key in [] if phase.recorded else phase.drop_stale():
-            self._drop(key, "stale")  # there is room for a replacement
+        for stale in [] if phase.recorded else phase.drop_stale():
+            self._lose(stale.group, "stale")  # there is room for a replacement
         return phase.batch() or f"{phase.describe(self._desk.max_in_flight)}; {self._desk.describe()}"
 
     async def trained(self, keys: Sequence[GroupKey], version: int, ends: str = "") -> None:
@@ -406,6 +407,7 @@ class RolloutBuffer:
             capacity=rl.admission.capacity(self._desk.max_in_flight) if rl else 0,
             finished=self._finished,
             tokens=self._tokens,
+            dropped_tokens=self._dropped_tokens,
             reported=self._desk.reported,
             unfinished=len(self._unfinished),
             dropped=dict(self._dropped),
@@ -419,7 +421,17 @@ class RolloutBuffer:
 
     # -- small things -----------------------------------------------------------------------------------------
 
+    def _lose(self, group: RolloutGroup, reason: str) -> None:
+        """Drop a finished group that was to be trained."""
+        self._dropped_tokens += _size(group)
+        self._drop(group.key, reason)
+
     def _drop(self, key: GroupKey, reason: str) -> None:
         self._books.record(Dropped(key, reason))
         self._dropped[reason] += 1
         self._changes.notify()
+
+
+def _size(group: RolloutGroup) -> int:
+    """Tokens of its answers."""
+    return sum(len(rollout.response) for rollout in group.rollouts)

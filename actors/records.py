@@ -50,6 +50,8 @@ class BufferStatus:
     """Groups finished in this phase, all fates."""
     tokens: int = 0
     """Tokens of finished groups since the buffer came up, all fates."""
+    dropped_tokens: int = 0
+    """Of these, tokens of groups that were dropped."""
     reported: int = 0
     """Tokens that came in with reports of unfinished answers since the buffer came up."""
     unfinished: int = 0
@@ -96,6 +98,9 @@ class RunStatus:
     staff: dict[str, int] = field(default_factory=dict)
     """How many `rollout` workers and `verifiers` pools there are; the driver's to fill in, as is what is wanted."""
     staff_wanted: dict[str, int] = field(default_factory=dict)
+    engines: dict[str, float] = field(default_factory=dict)
+    """Over all of them: `requests` under way, `slots` for such, `pause_s` that the last weights kept requests waiting
+    at most; the driver's too."""
     waiting: str = ""
     """What the controller waits for now: who, for whom, since when."""
     elapsed_s: float = 0.0

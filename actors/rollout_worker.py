@@ -110,6 +110,8 @@ class RolloutWorker:
             "running": float(len(self._groups)),
             "requests": float(sum(len(running.requests) for running in self._groups.values())),
             "tokens": float(self._tokens),
+            "slots": float(self._engine.slots),
+            "pause_s": self._engine.pause_s,
             "version": float(self._engine.version),
         }
 

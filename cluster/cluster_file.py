@@ -27,6 +27,8 @@ def nodes_of(path: Path) -> list[Node]:
     if isinstance(said, Mapping) and said.get("kind") in ("RayCluster", "RayJob"):
         spec: Mapping[str, Any] = said.get("spec") or {}
         return list(_of_manifest(path, spec.get("rayClusterSpec", spec)))
+    if isinstance(said, Mapping) and (said.get("provider") or {}).get("type") == "local":
+        return list(_of_machines(path, said))
     if isinstance(said, Mapping) and said.get("available_node_types"):
         return list(_of_yaml(path, said))
     raise Refused(
@@ -49,6 +51,20 @@ def _of_yaml(path: Path, said: Mapping[str, Any]) -> Iterator[Node]:
         left -= count
         for number in range(count):
             yield _node(path, f"{name}-{number}", kind)
+
+
+def _of_machines(path: Path, said: Mapping[str, Any]) -> Iterator[Node]:
+    """Machines of one's own, head first. Ray takes no node types for them and does not read the file's metadata."""
+    known: Mapping[str, Any] = (said.get("metadata") or {}).get("resources") or {}
+    for host in (said["provider"].get("head_ip"), *(said["provider"].get("worker_ips") or ())):
+        if "CPU" not in (known.get(host) or {}):
+            raise Refused(
+                [
+                    f"{path}: says nothing of what {host} has, and Ray finds out only when it starts there; add "
+                    f"metadata: {{resources: {{{host}: {{CPU: 96, GPU: 8}}}}}} (what is there)"
+                ]
+            )
+        yield _node(path, str(host), {"resources": known[host]})
 
 
 def _node(path: Path, name: str, kind: Mapping[str, Any]) -> Node:

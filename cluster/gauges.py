@@ -63,6 +63,18 @@ def _ages(status: RunStatus) -> Values:
     return {name.removeprefix(prefix): share for name, share in status.metrics.items() if name.startswith(prefix)}
 
 
+def _requests(status: RunStatus) -> Values:
+    return {"running": status.engines["requests"], "slots": status.engines["slots"]} if status.engines else {}
+
+
+def _pause(status: RunStatus) -> float | None:
+    return status.engines.get("pause_s")
+
+
+def _lost(status: RunStatus) -> float | None:
+    return status.buffer.dropped_tokens / status.buffer.tokens if status.buffer.tokens else None
+
+
 def _groups(status: RunStatus) -> Values:
     buffer = status.buffer
     return {
@@ -101,8 +113,10 @@ GAUGES = (
     Gauge("rloop_tokens_per_second", "generated and trained tokens", _speeds, "role"),
     Gauge("rloop_workers", "rollout workers and verifier pools that are up", lambda s: s.staff, "role"),
     Gauge("rloop_workers_wanted", "as many there shall be, as there is room", lambda s: s.staff_wanted, "role"),
+    Gauge("rloop_requests", "requests that engines work on, and how many all of them may", _requests, "state"),
     Gauge("rloop_groups", "groups of answers in the buffer; finished: of this phase", _groups, "state"),
     Gauge("rloop_dropped_groups", "not trained in this phase, by reason", lambda s: s.buffer.dropped, "reason"),
+    _field("lost_tokens_frac", "share of finished answers' tokens that were dropped, since the buffer came up", _lost),
     _field("expired_leases", "leases not renewed in time, since the buffer came up", lambda s: s.buffer.expired),
     _field("refused_deliveries", "late or double, since the buffer came up", lambda s: s.buffer.refused),
     _metric("staleness_mean", "versions between sampling and training of a token"),
@@ -119,6 +133,7 @@ GAUGES = (
     _metric("verdict_milliseconds_max", "the same, of the slowest of the step", "verdict_ms_max"),
     _metric("wait_batch_seconds", "the learner waited so long for answers", "wait_batch_s"),
     _metric("wait_sync_seconds", "the learner waited so long for engines to take weights", "wait_sync_s"),
+    _field("sync_pause_seconds", "requests waited at most so long for the last weights", _pause),
     _metric("sync_seconds", "until all engines ran on the newest version", "sync_s"),
     _metric("probe_max_diff", "largest log-prob difference of the probe after the last transfer"),
     _metric("forgetting", "share of problems once solved in this phase and now failed"),

@@ -340,11 +340,12 @@ async def _watch(
                 late = f"{_NO_CHECKPOINT} within actors.stop_timeout_s={stop_timeout_s:g}"
                 return RunStatus(state="interrupted", message=f"asked to stop; {late}")
             if not watching.done():
-                if not supervisor.restarting and (picture := await _ask("controller", controller, "status")):
-                    supervisor.see(last := picture)
+                if not supervisor.restarting and (seen := await _ask("controller", controller, "status")):
+                    supervisor.see(last := seen)
                 stopping = "a checkpoint is being written; Ctrl-C again ends at once" if stop.is_set() else ""
                 note = stopping or last.message or supervisor.note
-                show(replace(last, message=note, staff=staffing.now, staff_wanted=staffing.wanted))
+                picture = replace(last, message=note, staff=staffing.now, staff_wanted=staffing.wanted)
+                show(replace(picture, engines=supervisor.engines))
         return _outcome(watching, last)
     finally:
         watching.cancel()

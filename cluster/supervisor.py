@@ -18,7 +18,7 @@ import logging
 import time
 from collections import ChainMap
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,6 +65,7 @@ class _Vital:
     """When a worker's engine last gave a token, or had no request."""
     tokens: float = 0.0
     """That it has given."""
+    health: Mapping[str, float] = field(default_factory=dict)
     pulse: Pulse | None = None
     suspected: bool = False
 
@@ -75,6 +76,7 @@ class _Vital:
 
     def hear(self, health: Mapping[str, float], now: float) -> None:
         """Take note of a worker's counters."""
+        self.health = health
         if health["tokens"] != self.tokens or not health["requests"]:
             self.tokens, self.generated_at = health["tokens"], now
 
@@ -167,6 +169,16 @@ class Supervisor:
         """Who does not answer, or else the last incident, for people."""
         silent = [name for name, vital in self._vitals.items() if vital.suspected]
         return f"{', '.join(sorted(silent))}: no answer" if silent else self._incidents.latest
+
+    @property
+    def engines(self) -> dict[str, float]:
+        """What the workers said last: see `RunStatus.engines`."""
+        told = [vital.health for vital in self._vitals.values() if vital.health]
+        return {
+            "requests": sum(health["requests"] for health in told),
+            "slots": sum(health.get("slots", 0.0) for health in told),
+            "pause_s": max((health.get("pause_s", 0.0) for health in told), default=0.0),
+        }
 
     @property
     def restarting(self) -> bool:

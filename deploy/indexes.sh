@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034,SC2154 # $torch_from is for who sources this, $venv is theirs
 # Sourced by install.sh and lock.sh, with $venv set: hands pip's configuration to uv, which does not read it.
 pip_says() { "$venv/bin/python" -m pip config get "$1" 2>/dev/null | tr -s ' \n' ',' | sed 's/,$//' || true; }
 

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Make $VENV with the pinned CPU requirements and this checkout, editable. Safe to run again: it goes on where it stopped.
+# Make $VENV with the pinned requirements and this checkout, editable. Safe to run again: it goes on where it stopped.
 #   PYTHON        interpreter to build on (python3)
 #   VENV          where to (.venv)
-#   REQUIREMENTS  requirements/cpu.txt, or requirements/cpu-hashes.txt on Python 3.11 and x86-64
+#   REQUIREMENTS  requirements/cpu.txt, requirements/gpu.txt, or requirements/cpu-hashes.txt on Python 3.11 and x86-64
+#   PACKAGES_ONLY yes: leave the checkout out (an image's layer that outlives changes to the code)
 # The lock is installed with --no-deps: resolving afresh drags in CUDA builds of torchvision and torchaudio,
 # which exit 0 at install time and break `import vllm` afterwards.
 set -eu
@@ -29,11 +30,16 @@ fi
 echo "rloop setup: $venv with $(grep -c == "$requirements") pinned packages (a few minutes the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
 . deploy/indexes.sh
+torch_else=--torch-backend=cpu
+case $requirements in
+    *gpu*) torch_from='' torch_else='' ;; # CUDA builds lie where the other packages do
+esac
 export UV_LINK_MODE=copy
 install() { "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps "$@"; }
 # A wheel folder may lack torch for this Python: then PyTorch's index is asked after all.
 # shellcheck disable=SC2086 # $torch_from is one flag or nothing
 install --compile-bytecode $torch_from -r "$requirements" ||
-    { [ -z "$torch_from" ] && install --compile-bytecode --torch-backend=cpu -r "$requirements"; }
+    { [ -z "$torch_from" ] && [ -n "$torch_else" ] && install --compile-bytecode "$torch_else" -r "$requirements"; }
+[ "${PACKAGES_ONLY:-no}" = no ] || exit 0
 install --no-build-isolation -e .
 "$venv/bin/rloop" --version

@@ -187,15 +187,16 @@ class RLPhase:
         self.ready.append(ReadyGroup.of(curated))
         return "buffered", ""
 
-    def drop_stale(self) -> list[GroupKey]:
-        """The bound at consumption: forget ready groups with a token more than η versions old. Returns their keys."""
-        stale = {g.key for g in self.ready if is_stale(g.oldest, self.version, self.max_staleness)}
+    def drop_stale(self) -> list[ReadyGroup]:
+        """The bound at consumption: forget ready groups with a token more than η versions old. Returns these."""
+        stale = [g for g in self.ready if is_stale(g.oldest, self.version, self.max_staleness)]
         if not stale:
             return []
         for _ in stale:
             self.admission.withdraw()
-        self.ready = [g for g in self.ready if g.key not in stale]
-        return sorted(stale)
+        gone = {g.key for g in stale}
+        self.ready = [g for g in self.ready if g.key not in gone]
+        return sorted(stale, key=lambda g: g.key)
 
     def batch(self) -> tuple[BatchInfo, TrainingBatch] | None:
         """The recorded groups of the next step, else the oldest ready ones, packed; None while there are too few.

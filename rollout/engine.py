@@ -47,6 +47,16 @@ class Engine(Protocol):
         ...
 
     @property
+    def slots(self) -> int:
+        """Requests that it works on at the same time, at most."""
+        ...
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds that the last `load_weights` kept requests waiting."""
+        ...
+
+    @property
     def version(self) -> int:
         """Policy version number that new tokens are labelled with."""
         ...

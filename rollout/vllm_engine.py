@@ -12,6 +12,7 @@ import bisect
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -90,6 +91,8 @@ class VllmEngine:
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks
         self._loads = 0
+        self.pause_s = 0.0
+        self.slots = config.max_num_seqs
         self._loading = asyncio.Lock()
         self._live: set[str] = set()
         self._aborted: set[str] = set()
@@ -219,6 +222,7 @@ class VllmEngine:
             label = f"{slot.version}/{self._loads + 1}"
             with self._builtin_errors():
                 info = await (self._inlet.announced(slot) if self._inlet else self._checked_file(slot))
+                began = time.monotonic()
                 async with self._whole_or_dead(f"loading version {slot.version}"):
                     # `pause_generation` less the 20 ms that it sleeps afterwards, "not required for correctness".
                     await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=self._recompute_kv)
@@ -229,6 +233,7 @@ class VllmEngine:
                     self._loads, self._version, self._label = self._loads + 1, slot.version, label
                     self._landing.in_use = info.get("path", "")
                     await self._llm.resume_generation()
+                self.pause_s = time.monotonic() - began
 
     async def _checked_file(self, slot: WeightSlot) -> dict[str, Any]:
         """A file of this host that holds the version, as the engine process itself reads it."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 
 import numpy as np
 import psutil
@@ -66,6 +67,32 @@ def test_actors_of_two_runs_have_names_of_their_own_and_none_has_a_name_twice(ra
         hosted("mine")
     for peer in (mine, yours):
         peer.kill()
+
+
+def test_a_node_is_told_with_what_it_has_and_what_of_it_is_taken(ray_app, tmp_path):
+    ((name, cpus, _, busy, _),) = ray_app.nodes()
+    assert ray_app.is_one_host()
+    host = partial(ray_app.host, Sum, "taker", deadline_s=30, log_file=str(tmp_path / "taker.log"), num_cpus=2)
+    peer = host()
+    asyncio.run(peer.process_id())
+    assert ray_app.nodes() == [(name, cpus, 0.0, busy + 2, 0.0)]
+    peer.kill()
+
+
+def test_a_seat_is_granted_where_there_is_room_and_an_actor_sits_in_it(ray_app, tmp_path):
+    seat, too_large = ray_app.Seat(2, 0), ray_app.Seat(1000, 0)
+    deadline = time.monotonic() + 30
+    while not seat.granted() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert seat.granted()
+    assert not too_large.granted()
+    log = str(tmp_path / "sitter.log")
+    peer = ray_app.host(Sum, "sitter", deadline_s=30, log_file=log, num_cpus=2, gang=(seat.group, 0))
+    asyncio.run(peer.process_id())
+    too_large.free()
+    seat.free()
+    with pytest.raises(PeerLost):
+        asyncio.run(peer.process_id())
 
 
 def test_a_gauge_is_seen_on_the_nodes_metrics_port(ray_app):

@@ -75,6 +75,8 @@ class FakeEngine:
         if request_id in self._running:
             self._aborted.add(request_id)
 
+    pause_s, slots = 0.0, 64
+
     async def load_weights(self, slot: WeightSlot) -> None:
         self._loaded.clear()
         try:

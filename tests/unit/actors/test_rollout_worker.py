@@ -62,6 +62,8 @@ class FakeEngine:
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
 
+    pause_s, slots = 0.0, 64
+
     async def load_weights(self, slot) -> None:
         self.version = slot.version
 

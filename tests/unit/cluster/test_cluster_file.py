@@ -30,6 +30,13 @@ spec:
 """
 
 
+OWN = """
+cluster_name: rl
+provider: {type: local, head_ip: h, worker_ips: [a, b]}
+metadata: {resources: {h: {CPU: 0}, a: {CPU: 96, GPU: 8}, b: {CPU: 64}}}
+"""
+
+
 @pytest.fixture
 def file(tmp_path):
     def write(text: str):
@@ -49,6 +56,10 @@ def test_a_ray_cluster_has_its_head_and_as_many_workers_as_it_may_grow_to(file):
     ]
 
 
+def test_machines_of_ones_own_offer_what_the_files_metadata_says(file):
+    assert nodes_of(file(OWN)) == [Node("h", 0, 0), Node("a", 96, 8), Node("b", 64, 0)]
+
+
 def test_a_manifest_offers_what_its_containers_may_take_or_what_ray_is_told(file):
     expected = [Node("head", 0, 0), Node("gpu-0", 7.5, 4), Node("gpu-1", 7.5, 4)]
     assert nodes_of(file(KUBE)) == expected
@@ -60,7 +71,9 @@ def test_a_manifest_offers_what_its_containers_may_take_or_what_ray_is_told(file
     ("text", "why"),
     [
         ("a: [", "cannot be read"),
-        ("provider: {type: local}", "says nothing of its nodes"),
+        ("provider: {type: aws}", "says nothing of its nodes"),
+        (OWN.replace("b: {CPU: 64}", "b: {}"), "says nothing of what b has"),
+        ("provider: {type: local}", "says nothing of what None has"),
         (RAY.replace("head_node_type: head", "head_node_type: big"), "must be one of head, gpu, cpu, got 'big'"),
         (RAY.replace("{resources: {CPU: 8}}", "{}"), "'head' does not say what it has"),
         (KUBE.replace("limits: {cpu: 4}", "limits: {}").replace('{num-cpus: "0"}', "{}"), "'head' has no cpu limit"),

@@ -32,7 +32,7 @@ def test_the_tokens_of_a_ready_group_are_looked_at_once(make_group: Callable[...
     for _ in range(3):
         assert waiting.drop_stale() == []
     waiting.version = 6
-    assert [key.prompt_id for key in waiting.drop_stale()] == ["p1"]
+    assert [group.key.prompt_id for group in waiting.drop_stale()] == ["p1"]
     assert [group.key.prompt_id for group in waiting.ready] == ["p0"]
 
 
