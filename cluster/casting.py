@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.pulse import Pulse
 from cluster.materials import Materials
-from cluster.placement import Node, crews, place
+from cluster.placement import Node
+from cluster.room import crews_in, uses_gpus
 from cluster.settings import Refused
 from trainer.schedules import make_scheduler
 
@@ -39,12 +39,8 @@ class Casting:
         self._run_dir = run_dir
         self._ray_app = ray_app
         self._title = config.cluster.name if learns else f"{config.cluster.name}-eval"
-        # Ray counts the node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
-        self.on_gpu = any(node.gpus for node in nodes) and not version("torch").endswith("+cpu")
-        needed = crews(config, self.on_gpu, learns)
-        if problems := place(needed, nodes).problems:
-            raise Refused(list(problems))
-        self._crews = {crew.role: crew for crew in needed}
+        self._crews = {crew.role: crew for crew in crews_in(config, nodes, learns)}
+        self.on_gpu = uses_gpus(config, nodes)
 
     def verifier_pool(self, number: int) -> "tuple[str, Peer]":
         """A verifier pool and its name."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -34,6 +34,12 @@ class ClusterConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of everything random; each sample derives its own.")
     ray_address: str | None = Field(
         None, description="Ray cluster to join, e.g. `auto`; null starts one here (`auto` where RAY_ADDRESS is set)."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where engines and learner ranks compute; auto: on GPUs where the cluster has some."
+    )
+    wait_for_nodes_s: float = Field(
+        0.0, ge=0, description="Seconds to wait for room; Ray's autoscaler is asked for it. 0: refuse at once."
     )
     object_store_mb: int = Field(256, ge=80, description="Ray's object store in MiB, when one is started here.")
     sinks: tuple[str, ...] = Field(

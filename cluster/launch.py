@@ -25,7 +25,8 @@ from cluster.gauges import GAUGES, Exporter
 from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prepare, probe_sequences
 from cluster.pools import Pools
-from cluster.ray_cluster import joined, nodes
+from cluster.ray_cluster import joined
+from cluster.room import nodes_with_room
 from cluster.staffing import Staffing, bounds_of
 from cluster.stop_signals import stop_signals
 from cluster.supervisor import Patience, Supervisor
@@ -95,8 +96,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
             try:
                 materials = await preparing
                 scaling.forget(run_dir)
-                casting = Casting(config, run_dir, ray_app, nodes(ray_app))
-                assembled = await unless(stop, _assemble(config, casting, run_dir, materials, crew, show))
+                assembled = await unless(stop, _assemble(config, ray_app, run_dir, materials, crew, show))
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))
                     return RunStatus(state="interrupted", message="asked to stop while starting")
@@ -140,7 +140,7 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evalua
     with joined(config) as ray_app:
         crew = Crew()
         try:
-            casting = Casting(config, scratch, ray_app, nodes(ray_app), learns=False)
+            casting = await _cast(config, scratch, ray_app, show, learns=False)
             buffer, supervisor = await _assemble_evaluation(config, casting, scratch, materials, crew, show)
             counts = await _watch_evaluation(buffer, supervisor, show)
         except BaseException as error:
@@ -234,6 +234,12 @@ def _exported(shows: list[Show], ray_app: Any, run: str) -> Iterator[None]:
         shows.pop()
 
 
+async def _cast(config: "RunConfig", run_dir: Path, ray_app: Any, show: Show, learns: bool = True) -> Casting:
+    """The parts, given out as soon as the cluster has room for everybody."""
+    there = await nodes_with_room(config, ray_app, lambda text: show(RunStatus(waiting=text)), learns)
+    return Casting(config, run_dir, ray_app, there, learns)
+
+
 async def _pools(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> Pools:
     """The verifier pools, up: a verifier that cannot be loaded is told before anything else starts."""
     show(RunStatus(waiting="verifiers"))
@@ -244,12 +250,13 @@ async def _pools(config: "RunConfig", casting: Casting, crew: Crew, show: Show) 
 
 
 async def _assemble(
-    config: "RunConfig", casting: Casting, run_dir: Path, materials: Materials, crew: Crew, show: Show
+    config: "RunConfig", ray_app: Any, run_dir: Path, materials: Materials, crew: Crew, show: Show
 ) -> "tuple[Peer, Supervisor, Staffing]":
     """Bring everyone up; returns the controller, whose run has begun, and who watches over its actors and their number.
 
     Engines and ranks start side by side: that is most of it.
     """
+    casting = await _cast(config, run_dir, ray_app, show)
     pools = await _pools(config, casting, crew, show)
     show(RunStatus(waiting="engines and learner ranks"))
     patience, model_dir = config.actors.start_timeout_s, materials.recipe.model_dir

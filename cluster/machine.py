@@ -71,7 +71,8 @@ def need(config: RunConfig, model: ModelFacts, has_gpu: bool, trained: bool = Tr
 
     Without a learner (an evaluation) there is nothing to transfer, and of the actors only the buffer.
     """
-    item, workers = ITEM_SIZES[config.rollout.engine.dtype], config.actors.rollout_workers
+    item = ITEM_SIZES[config.rollout.engine.dtype]
+    workers = config.actors.max_rollout_workers or config.actors.rollout_workers
     copies = model.parameters * item
     fixed = (
         _PROCESS_GIB["engine"] * workers

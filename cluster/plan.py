@@ -44,7 +44,8 @@ def show_plan(config: RunConfig, cluster_file: Path | None, gpu_gib: float | Non
     if model is None:
         raise Refused(problems)
     there = nodes_of(cluster_file) if cluster_file else _nodes_of(config)
-    on_gpu = any(node.gpus for node in there)
+    device = config.cluster.device
+    on_gpu = device == "cuda" or (device == "auto" and any(node.gpus for node in there))
     needed = crews(config, on_gpu)
     placement = place(needed, there)
     console.print(f"{config.cluster.name}: {model.name}, {plural(len(there), 'node')}", highlight=False)

@@ -1,0 +1,69 @@
+"""Whether a cluster has room for a run, now or within the time that it may take to grow."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from cluster.placement import Crew, Node, crews, place
+from cluster.ray_cluster import nodes
+from cluster.settings import Refused
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+_FREED_S = 10.0  # until everybody knows that a reservation is gone
+
+
+def uses_gpus(config: "RunConfig", nodes: Sequence[Node]) -> bool:
+    """Whether engines and learner ranks take GPUs.
+
+    Ray counts a node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
+    """
+    if config.cluster.device == "auto":
+        return any(node.gpus for node in nodes) and not version("torch").endswith("+cpu")
+    return config.cluster.device == "cuda"
+
+
+def crews_in(config: "RunConfig", there: Sequence[Node], learns: bool = True) -> tuple[Crew, ...]:
+    """Who needs room on these nodes.
+
+    Raises:
+        Refused: When not everybody finds it.
+    """
+    needed = crews(config, uses_gpus(config, there), learns)
+    if problems := place(needed, there).problems:
+        raise Refused(list(problems))
+    return needed
+
+
+async def nodes_with_room(
+    config: "RunConfig",
+    ray_app: Any,
+    tell: Callable[[str], object],
+    learns: bool = True,
+    look_every_s: float = 1.0,
+) -> list[Node]:
+    """The nodes of the cluster, once there is room for everybody, or `cluster.wait_for_nodes_s` have passed.
+
+    Meanwhile places for everybody are asked for: Ray's autoscaler sees that, and starts nodes.
+    """
+    there, patience_s = nodes(ray_app), config.cluster.wait_for_nodes_s
+    needed = crews(config, uses_gpus(config, there), learns)
+    if not patience_s or not place(needed, there).problems:
+        return there
+    deadline = time.monotonic() + patience_s
+    seats = [ray_app.Seat(crew.cpus, crew.gpus) for crew in needed for _ in range(crew.count) if crew.cpus or crew.gpus]
+    try:
+        while (granted := sum(seat.granted() for seat in seats)) < len(seats) and time.monotonic() < deadline:
+            left = deadline - time.monotonic()
+            tell(f"nodes: room for {granted} of {len(seats)}; {left:.0f} s more (cluster.wait_for_nodes_s)")
+            await asyncio.sleep(look_every_s)
+    finally:
+        for seat in seats:
+            seat.free()
+    freed = time.monotonic() + _FREED_S
+    while place(needed, there := nodes(ray_app)).problems and granted == len(seats) and time.monotonic() < freed:
+        await asyncio.sleep(look_every_s / 5)
+    return there
