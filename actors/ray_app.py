@@ -6,6 +6,7 @@ actor prints goes to its own log file; every actor tells its pulse, busy or not.
 reads its authentication mode when it is imported.
 """
 
+import asyncio
 import contextlib
 import faulthandler
 import inspect
@@ -24,7 +25,12 @@ import ray.exceptions
 from ray import cloudpickle
 from ray._private.state import available_resources_per_node
 from ray.util.metrics import Gauge
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors import watchdog
@@ -39,6 +45,7 @@ _INLINE_BYTES = 50_000
 _PULSE = "pulse"  # the concurrency group that answers while the actor's own thread is busy
 _FOREVER = -1  # Ray's word for as many restarts as it takes
 _PROD_TIMEOUT_S = 10.0
+_LOOK_TIMEOUT_S = 60.0  # a node starts a process for it
 
 
 class NameTaken(RuntimeError):
@@ -291,7 +298,7 @@ class Seat:
 
     def granted(self) -> bool:
         """Whether a node has it."""
-        return self.group.wait(0)
+        return bool(placement_group_table(self.group)["state"] == "CREATED")  # a wait of no time often misses it
 
     def free(self) -> None:
         """Give it back, with whoever sits there, or ask for it no longer."""
@@ -329,6 +336,23 @@ def nodes() -> list[tuple[str, float, float, float, float]]:
         cpus, gpus = all_.get("CPU", 0.0), all_.get("GPU", 0.0)
         found.append((name, cpus, gpus, cpus - left.get("CPU", 0.0), gpus - left.get("GPU", 0.0)))
     return found
+
+
+async def nodes_that_miss(file: str) -> list[str]:
+    """Addresses of the nodes on which there is no such file; who does not answer in time counts as one."""
+
+    async def missing(node: Mapping[str, Any]) -> bool:
+        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0)(os.path.exists).options(scheduling_strategy=where)
+        what = f"{this_process()} waits for node {node['NodeManagerAddress']} to look for {file}"
+        try:
+            return not await within(_LOOK_TIMEOUT_S, _value(task.remote(file)), what)
+        except (DeadlineExceeded, ray.exceptions.RayError):
+            return True
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    misses = await asyncio.gather(*map(missing, alive))
+    return [node["NodeManagerAddress"] for node, miss in zip(alive, misses, strict=True) if miss]
 
 
 def is_one_host() -> bool:

@@ -26,7 +26,7 @@ from cluster.incidents import GivenUp, Incidents
 from cluster.materials import Materials, Recipe, load_data, load_tokenizer, prepare, probe_sequences
 from cluster.pools import Pools
 from cluster.ray_cluster import joined
-from cluster.room import nodes_with_room
+from cluster.room import nodes_with_room, require_shared
 from cluster.staffing import Staffing, bounds_of
 from cluster.stop_signals import stop_signals
 from cluster.supervisor import Patience, Supervisor
@@ -237,7 +237,10 @@ def _exported(shows: list[Show], ray_app: Any, run: str) -> Iterator[None]:
 async def _cast(config: "RunConfig", run_dir: Path, ray_app: Any, show: Show, learns: bool = True) -> Casting:
     """The parts, given out as soon as the cluster has room for everybody."""
     there = await nodes_with_room(config, ray_app, lambda text: show(RunStatus(waiting=text)), learns)
-    return Casting(config, run_dir, ray_app, there, learns)
+    casting = Casting(config, run_dir, ray_app, there, learns)
+    if learns:  # the scratch directory of an evaluation is nobody's but this node's
+        await require_shared(run_dir / "config.yaml", ray_app)
+    return casting
 
 
 async def _pools(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> Pools:

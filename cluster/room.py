@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.placement import Crew, Node, crews, place
@@ -36,6 +37,23 @@ def crews_in(config: "RunConfig", there: Sequence[Node], learns: bool = True) ->
     if problems := place(needed, there).problems:
         raise Refused(list(problems))
     return needed
+
+
+async def require_shared(file: Path, ray_app: Any) -> None:
+    """Every process of a run writes into its directory, wherever it is.
+
+    Raises:
+        Refused: When `file`, which is in it, cannot be seen from every node.
+    """
+    if ray_app.is_one_host():
+        return
+    if misses := await ray_app.nodes_that_miss(str(file.resolve())):
+        raise Refused(
+            [
+                f"cluster.runs_dir: {file.resolve().parent} is not seen from {', '.join(misses)}; name a directory "
+                "that every node of the cluster mounts under the same path"
+            ]
+        )
 
 
 async def nodes_with_room(

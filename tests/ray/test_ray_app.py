@@ -79,6 +79,13 @@ def test_a_node_is_told_with_what_it_has_and_what_of_it_is_taken(ray_app, tmp_pa
     peer.kill()
 
 
+def test_a_file_that_a_node_does_not_see_is_told(ray_app, tmp_path):
+    (tmp_path / "there").write_text("")
+    ((address, *_),) = ray_app.nodes()
+    assert asyncio.run(ray_app.nodes_that_miss(str(tmp_path / "there"))) == []
+    assert asyncio.run(ray_app.nodes_that_miss(str(tmp_path / "missing"))) == [address]
+
+
 def test_a_seat_is_granted_where_there_is_room_and_an_actor_sits_in_it(ray_app, tmp_path):
     seat, too_large = ray_app.Seat(2, 0), ray_app.Seat(1000, 0)
     deadline = time.monotonic() + 30

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.config import RunConfig
 from cluster.placement import Node
-from cluster.room import crews_in, nodes_with_room, uses_gpus
+from cluster.room import crews_in, nodes_with_room, require_shared, uses_gpus
 from cluster.settings import Refused
 
 
@@ -76,6 +76,26 @@ def test_patience_has_an_end():
     assert cluster.seats == []
     with pytest.raises(Refused, match="no room for 1 of 2 rollout workers"):
         crews_in(config(), there)
+
+
+class TwoHosts:
+    def __init__(self, sees: bool) -> None:
+        self.sees, self.asked = sees, ""
+
+    def is_one_host(self) -> bool:
+        return False
+
+    async def nodes_that_miss(self, file: str) -> list[str]:
+        self.asked = file
+        return [] if self.sees else ["10.0.0.2"]
+
+
+def test_a_run_directory_that_a_node_does_not_see_is_refused(tmp_path):
+    shared, split = TwoHosts(sees=True), TwoHosts(sees=False)
+    asyncio.run(require_shared(tmp_path / "config.yaml", shared))
+    assert shared.asked == str(tmp_path / "config.yaml")
+    with pytest.raises(Refused, match=rf"{tmp_path} is not seen from 10\.0\.0\.2"):
+        asyncio.run(require_shared(tmp_path / "config.yaml", split))
 
 
 @pytest.mark.parametrize(
