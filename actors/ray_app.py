@@ -1,4 +1,4 @@
-"""The only file that knows Ray: hosts the plain classes as actors and gives peers to call them by.
+"""The file that knows Ray: hosts the plain classes as actors and gives peers to call them by.
 
 Rules kept here: every call has a deadline and names both sides; Ray may bring a process back, empty, but never calls
 anything again (retries belong to the ledger); a lost process is one exception, `PeerLost`, with a name in it; what an
@@ -6,7 +6,6 @@ actor prints goes to its own log file; every actor tells its pulse, busy or not.
 reads its authentication mode when it is imported.
 """
 
-import asyncio
 import contextlib
 import faulthandler
 import inspect
@@ -15,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -23,20 +21,17 @@ import psutil
 import ray
 import ray.exceptions
 from ray import cloudpickle
-from ray._private.state import available_resources_per_node
 from ray.util.metrics import Gauge
-from ray.util.placement_group import (
-    PlacementGroup,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors import watchdog
 from actors.pulse import Pulse, Vitals, with_vitals
+from actors.ray_nodes import Seat, answer_of, gang, is_one_host, nodes, nodes_that_miss
 from actors.waiting import DeadlineExceeded, PeerAway, PeerLost, name_this_process, this_process, within
 from rollout.records import BatchInfo
+
+__all__ = ["Seat", "gang", "is_one_host", "nodes", "nodes_that_miss"]  # of one seam with what is here
 
 C = TypeVar("C")
 
@@ -45,7 +40,6 @@ _INLINE_BYTES = 50_000
 _PULSE = "pulse"  # the concurrency group that answers while the actor's own thread is busy
 _FOREVER = -1  # Ray's word for as many restarts as it takes
 _PROD_TIMEOUT_S = 10.0
-_LOOK_TIMEOUT_S = 60.0  # a node starts a process for it
 
 
 class NameTaken(RuntimeError):
@@ -92,7 +86,7 @@ class Peer:
     async def _answer(self, reference: Any, method: str) -> Any:
         try:
             return await within(
-                self._deadline_s, _value(reference), f"{this_process()} waits for {self._name}.{method}"
+                self._deadline_s, answer_of(reference), f"{this_process()} waits for {self._name}.{method}"
             )
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
@@ -119,10 +113,6 @@ class BufferPeer(Peer):
         """The batch's numbers, and a reference to its tokens."""
         info, batch = self._handle.next_batch.options(num_returns=2).remote(timeout_s)
         return await self._answer(info, "next_batch"), batch
-
-
-async def _value(reference: Any) -> Any:
-    return await reference
 
 
 class _Host:
@@ -256,7 +246,7 @@ async def prod(process: Pulse) -> str:
     reference = task.remote(process.process_id, process.born)
     what = f"{this_process()} waits for the state of {process.name} (process {process.process_id})"
     try:
-        return await within(_PROD_TIMEOUT_S, _value(reference), what)
+        return await within(_PROD_TIMEOUT_S, answer_of(reference), what)
     except (DeadlineExceeded, ray.exceptions.RayError) as error:
         return f"its node does not answer ({type(error).__name__})"
 
@@ -274,41 +264,6 @@ def _prod(process_id: int, born: float) -> str:
     return state
 
 
-def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> PlacementGroup:
-    """Room for `size` ranks that start together or not at all.
-
-    Raises:
-        RuntimeError: When the cluster has no such room within the deadline.
-    """
-    bundle = _bundle(cpus_each, gpus_each)
-    group = placement_group([bundle] * size, strategy="PACK")
-    if not group.wait(timeout_s):
-        raise RuntimeError(
-            f"the cluster has no room for {size} learner ranks of {bundle} within {timeout_s:g} s; it has "
-            f"{ray.cluster_resources()}; lower trainer.ranks or add nodes"
-        )
-    return group
-
-
-class Seat:
-    """Room for one actor, asked for. The autoscaler sees what is not granted yet."""
-
-    def __init__(self, cpus: float, gpus: float) -> None:
-        self.group = placement_group([_bundle(cpus, gpus)])
-
-    def granted(self) -> bool:
-        """Whether a node has it."""
-        return bool(placement_group_table(self.group)["state"] == "CREATED")  # a wait of no time often misses it
-
-    def free(self) -> None:
-        """Give it back, with whoever sits there, or ask for it no longer."""
-        remove_placement_group(self.group)
-
-
-def _bundle(cpus: float, gpus: float) -> dict[str, float]:
-    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-
-
 class Gauges:
     """Numbers on the metrics port of this node, where Prometheus finds them; Ray puts `ray_` before their names."""
 
@@ -319,45 +274,6 @@ class Gauges:
     def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Set one; it is forgotten unless it is set again within about twenty seconds."""
         self._gauges[name].set(value, dict(labels))
-
-
-def nodes() -> list[tuple[str, float, float, float, float]]:
-    """A name, CPUs and GPUs of every node that is up, as Ray counts them, and how many of them are taken.
-
-    Nodes on one machine have its address in common: their names have a part of their ids too.
-    """
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    shared = Counter(node["NodeManagerAddress"] for node in alive)
-    free = available_resources_per_node()
-    found = []
-    for node in alive:
-        address, all_, left = node["NodeManagerAddress"], node["Resources"], free.get(node["NodeID"], {})
-        name = address if shared[address] == 1 else f"{address} ({node['NodeID'][:6]})"
-        cpus, gpus = all_.get("CPU", 0.0), all_.get("GPU", 0.0)
-        found.append((name, cpus, gpus, cpus - left.get("CPU", 0.0), gpus - left.get("GPU", 0.0)))
-    return found
-
-
-async def nodes_that_miss(file: str) -> list[str]:
-    """Addresses of the nodes on which there is no such file; who does not answer in time counts as one."""
-
-    async def missing(node: Mapping[str, Any]) -> bool:
-        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(num_cpus=0, max_retries=0)(os.path.exists).options(scheduling_strategy=where)
-        what = f"{this_process()} waits for node {node['NodeManagerAddress']} to look for {file}"
-        try:
-            return not await within(_LOOK_TIMEOUT_S, _value(task.remote(file)), what)
-        except (DeadlineExceeded, ray.exceptions.RayError):
-            return True
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    misses = await asyncio.gather(*map(missing, alive))
-    return [node["NodeManagerAddress"] for node, miss in zip(alive, misses, strict=True) if miss]
-
-
-def is_one_host() -> bool:
-    """True when every node of the cluster that is up is on one machine."""
-    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) == 1
 
 
 @contextlib.contextmanager
