@@ -193,8 +193,8 @@ def host(
     if spread:
         options["scheduling_strategy"] = "SPREAD"
     if stays_here:
-        here = ray.get_runtime_context().get_node_id()
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
+        here = ray.get_runtime_context().get_node_id()  # a soft wish is not kept for actors that take nothing
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
     if gang:
         group, bundle = gang
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)

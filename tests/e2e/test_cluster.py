@@ -13,6 +13,8 @@ from actors.records import RunStatus
 from cluster.exits import Exit
 from cluster.rundir import RunDir
 
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/smoke.yaml"
 SMALL = ["trainer.ranks=1", "actors.checkpoint_every_s=5", "actors.suspect_s=4", "actors.silent_s=8"]
@@ -48,6 +50,11 @@ def until(cluster: LocalCluster, run_dir: Path, what: str, of: Callable[[RunStat
     raise AssertionError
 
 
+def victims(run_dir: Path) -> list[str]:
+    """Who was lost."""
+    return [json.loads(line)["victim"] for line in (run_dir / "incidents.jsonl").read_text().splitlines()]
+
+
 def test_a_job_survives_more_workers_fewer_workers_and_the_loss_of_a_node(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
@@ -74,13 +81,12 @@ def test_a_job_survives_more_workers_fewer_workers_and_the_loss_of_a_node(
     cluster.kill_node(cluster.node_of("RolloutWorker"))
     ended = cluster.rloop("logs", "grown", "--follow", cwd=ROOT, timeout_s=300)
     assert ended.returncode == 0, ended.stdout
-    lost = [json.loads(line)["victim"] for line in (run_dir / "incidents.jsonl").read_text().splitlines()]
-    assert any(name.startswith("rollout-worker-") for name in lost)
+    assert any(name.startswith("rollout-worker-") for name in victims(run_dir))
     audit = cluster.rloop("audit", str(run_dir), cwd=ROOT)
     assert audit.returncode == 0, audit.stdout
 
 
-def test_a_job_that_is_stopped_has_written_a_checkpoint_and_goes_on_from_it(
+def test_a_job_that_is_stopped_goes_on_from_its_checkpoint_and_survives_the_loss_of_its_learner(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "runs" / "stopped"
@@ -97,8 +103,15 @@ def test_a_job_that_is_stopped_has_written_a_checkpoint_and_goes_on_from_it(
     assert "no new one could be written" not in status.message
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert 0 < manifest["step"] < 40
-    resumed = cluster.rloop("submit", RECIPE, "--name", "stopped", "--resume", *there, cwd=ROOT, timeout_s=300)
+
+    cluster.add_node(cpus=2)  # in the place of the one that was lost
+    resumed = cluster.rloop("submit", RECIPE, "--name", "stopped", "--resume", "--detach", *there, cwd=ROOT)
     assert resumed.returncode == 0, resumed.stdout
-    assert f"after step {manifest['step']} of 40" in resumed.stdout
+    until(cluster, run_dir, "it trains again", lambda status: status.phase == "rl" and status.step > manifest["step"])
+    cluster.kill_node(cluster.node_of("LearnerRank"))
+    ended = cluster.rloop("logs", "stopped", "--follow", cwd=ROOT, timeout_s=300)
+    assert ended.returncode == 0, ended.stdout
+    assert f"after step {manifest['step']} of 40" in ended.stdout
+    assert any(name.startswith("learner-") for name in victims(run_dir))
     table = cluster.rloop("status", "stopped", cwd=ROOT)
     assert "succeeded" in table.stdout
