@@ -177,6 +177,9 @@ def host(
             cls, args, kwargs = _unpack(packed)
             self.hosted = cls(*args, **kwargs)
 
+        def __repr__(self) -> str:
+            return name  # as Ray's dashboard and logs show it
+
     for method, call in with_vitals(cls).items():
         setattr(Host, method, call)
     Host.__name__ = Host.__qualname__ = cls.__name__  # what the Ray dashboard shows

@@ -12,6 +12,7 @@ from rollout.storage import LocalDisk
 
 FILE = "scale.json"
 _LIVE_S = 30.0
+_OVER = ("finished", "interrupted", "failed")
 _LOOK_EVERY_S = 0.5
 
 
@@ -39,8 +40,8 @@ def ask(run_dir: Path, wanted: Mapping[str, int]) -> None:
     Raises:
         Refused: When it is not under way.
     """
-    status = RunDir(run_dir).status
-    if not status.exists() or time.time() - status.stat().st_mtime > _LIVE_S:
+    file, status = RunDir(run_dir).status, RunDir(run_dir).read_status()
+    if status is None or status.state in _OVER or time.time() - file.stat().st_mtime > _LIVE_S:
         raise Refused([f"{run_dir}: no run is under way there; its size at the start is actors.rollout_workers"])
     LocalDisk(run_dir).replace(FILE, json.dumps(asked(run_dir) | dict(wanted)).encode())
 
@@ -57,10 +58,13 @@ def forget(run_dir: Path) -> None:
 
 
 def wait(run_dir: Path, wanted: Mapping[str, int], patience_s: float) -> bool:
-    """Print how the numbers come nearer; returns whether they are there in time."""
+    """Print how the numbers come nearer; returns whether they are there in time, and before the run ends."""
     deadline, shown = time.monotonic() + patience_s, ""
     while True:
         status = RunDir(run_dir).read_status()
+        if status and status.state in _OVER:
+            print(f"the run is {status.state}")
+            return False
         staff = status.staff if status else {}
         text = ", ".join(f"{role}: {staff.get(role, 0)} of {number}" for role, number in wanted.items())
         if text != shown:

@@ -79,12 +79,14 @@ class LocalCluster:
             with _gone():
                 process.kill()
 
-    def rloop(self, *words: str, cwd: Path, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """A command of the user's."""
+    def rloop(
+        self, *words: str, cwd: Path, timeout_s: float = 120.0, token: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """A command of the user's, or of somebody's with another token."""
         return subprocess.run(
             [BIN / "rloop", *words],
             cwd=cwd,
-            env=self.env,
+            env=self.env | ({"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}),
             timeout=timeout_s,
             check=False,
             stdout=subprocess.PIPE,
