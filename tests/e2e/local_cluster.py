@@ -15,6 +15,11 @@ import psutil
 
 BIN = Path(sys.executable).parent
 _UP_S = 120.0
+_LEASHED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: it takes its node down when the tests die
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 _SMALL = ["--object-store-memory=100000000"]
 
 
@@ -51,7 +56,18 @@ class LocalCluster:
         # Ranges of ports are per node by default, as they are on machines of their own.
         ports = [f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
         log = self.home / f"node-{len(self.nodes)}.log"
-        command = [BIN / "ray", "start", "--block", "--disable-usage-stats", *_SMALL, *options, *ports]
+        command = [
+            sys.executable,
+            "-c",
+            _LEASHED,
+            BIN / "ray",
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            *_SMALL,
+            *options,
+            *ports,
+        ]
         with log.open("wb") as out:
             node = subprocess.Popen(command, env=self.env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         self.nodes.append(node)
