@@ -22,7 +22,7 @@ from trainer.learner import LearnerRank
 
 ANSWERS, LONGEST = 64, 128
 PROBE = random_sequences((48, 48, 48, 48))
-_CHANGE = 0.2  # standard deviation of the factor that each row of the weights is multiplied by
+_CHANGE = 0.1  # standard deviation of the factor that each row of the weights is multiplied by
 
 
 def engine(place: Place) -> str:

@@ -17,7 +17,6 @@ import psutil
 from deploy.gpu_check.outcomes import Outcome
 from rollout.leash import Leash
 
-_GRACE_S = 20.0  # a run that is asked to end closes Ray by itself
 _GONE_S = 5.0
 
 
@@ -55,10 +54,11 @@ def run_part(
             return outcome("FAIL", f"not done in {deadline_s:g} s; {_last_words(log)}")
         finally:
             _end(process)
-    if said.exists():
+    if said.exists() and code == 0:
         return outcome(**json.loads(said.read_text()))
     how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-    return outcome("FAIL", f"its process {how}; {_last_words(log)}")
+    when = " after it had answered" if said.exists() else ""
+    return outcome("FAIL", f"its process {how}{when}; {_last_words(log)}")
 
 
 def answer(file: Path, status: str, figure: str) -> None:
@@ -80,13 +80,9 @@ def _last_words(log: Path) -> str:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask it to end, then kill it and whatever is left in its session or below it."""
-    below = _below(process.pid)
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-    left = {*below, *_below(process.pid), *_session(process.pid)}
+    """Kill it, if it is still there, and whatever is left below it or in its session."""
+    below = _below(process.pid) if process.poll() is None else []  # else its number may be somebody else's by now
+    left = {*below, *_session(process.pid)}
     for one in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()

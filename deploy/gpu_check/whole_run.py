@@ -1,6 +1,8 @@
 """The last part: a whole run of recipes/smoke.yaml, Ray and all."""
 
+import ctypes
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 from deploy.gpu_check.place import Place, Skipped, Wrong
 
+_PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,11 +35,16 @@ def loop(place: Place) -> str:
         )
     runs = place.folder / "runs"
     command = [str(Path(sys.executable).with_name("rloop")), "train", *recipe(place.device), f"cluster.runs_dir={runs}"]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode  # the recipe's verifier is found from there
+    # From there the recipe's verifier is found; and a run whose check is gone ends in good order.
+    code = subprocess.run(command, cwd=ROOT, check=False, preexec_fn=_end_with_parent).returncode
     if code:
         raise Wrong(f"rloop train ended with {code}; what it printed is in {place.folder / 'loop.log'}")
     lines = [json.loads(line) for line in (runs / "smoke" / "metrics.jsonl").read_text().splitlines()]
     return summary(lines)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def summary(lines: list[dict[str, Any]]) -> str:

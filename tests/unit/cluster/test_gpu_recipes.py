@@ -12,6 +12,7 @@ from cluster.exits import Exit
 from trainer.scratch_tokenizer import make_tokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes"
+DOCS = RECIPES.parent / "docs" / "gpu.md"
 VOCABULARY, HEAD_DIM = 151_936, 128
 SIZES = {
     "qwen3-0.6b": {"hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072}
@@ -107,6 +108,11 @@ def test_everybody_finds_room_on_the_gpus_of_the_name_and_nothing_is_wasted(plan
     used = [line.split() for line in said.output.splitlines() if line.split()[:1] and "of" in line.split()]
     gpus = [row[row.index("of") - 1 : row.index("of") + 2] for row in used if row[0].startswith("gpu")]
     assert gpus == [[str(min(GPUS[name], 8)), "of", str(min(GPUS[name], 8))]] * -(-GPUS[name] // 8)
+    (rank,) = [line.split() for line in said.output.splitlines() if line.split()[:2] == ["learner", "rank"]]
+    (documented,) = [
+        row.split("|") for row in DOCS.read_text().splitlines() if f"{name}-{GPUS[name]}gpus.yaml` |" in row
+    ]
+    assert documented[-2].strip() == rank[2]
 
 
 @pytest.mark.parametrize("name", SIZES)

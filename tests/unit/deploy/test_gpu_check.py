@@ -29,6 +29,10 @@ def part(tmp_path: Path, code: str, deadline_s: float = 30) -> Outcome:
     return run_part("engine", [sys.executable, "-c", code], deadline_s, tmp_path)
 
 
+ANSWER = (
+    "import sys; from pathlib import Path; from deploy.gpu_check.own_process import answer; "
+    "answer(Path(sys.argv[1]), 'skipped', 'no GPU')"
+)
 START_A_CHILD = (
     "import subprocess, sys; "
     "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']); print(child.pid, flush=True)"
@@ -44,12 +48,14 @@ def child_is_gone(tmp_path: Path) -> bool:
 
 
 def test_a_part_that_answers_has_its_own_word_for_it(tmp_path):
-    said = part(
-        tmp_path,
-        "import sys; from pathlib import Path; from deploy.gpu_check.own_process import answer; "
-        "answer(Path(sys.argv[1]), 'skipped', 'no GPU')",
-    )
+    said = part(tmp_path, ANSWER)
     assert (said.part, said.status, said.figure) == ("engine", "skipped", "no GPU")
+
+
+def test_a_part_that_crashes_after_its_answer_has_failed(tmp_path):
+    said = part(tmp_path, f"{ANSWER}; import os; os.kill(os.getpid(), 6)")
+    assert said.status == "FAIL"
+    assert said.figure.startswith("its process was killed by signal 6 after it had answered")
 
 
 def test_a_part_that_crashes_has_failed_with_its_last_words(tmp_path):
