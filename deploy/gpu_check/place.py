@@ -68,9 +68,8 @@ class Place:
 
         directory = self.folder / "model"
         if not directory.exists():
-            draft = shutil.copytree(
-                make_model(SHAPE, self.folder / "plain", CONTEXT_LENGTH, seed=0), self.folder / "draft"
-            )
+            plain = make_model(SHAPE, self.folder / "plain", CONTEXT_LENGTH, seed=0)
+            draft = shutil.copytree(plain, self.folder / "draft", dirs_exist_ok=True)  # a part may have died in here
             weights = load_file(draft / "model.safetensors")
             weights["model.embed_tokens.weight"] *= _SHARPNESS
             save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
