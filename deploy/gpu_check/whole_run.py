@@ -1,0 +1,64 @@
+"""The last part: a whole run of recipes/smoke.yaml, Ray and all."""
+
+import ctypes
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from deploy.gpu_check.place import Place, Skipped, Wrong
+
+_PR_SET_PDEATHSIG = 1
+ROOT = Path(__file__).parents[2]
+
+
+def recipe(device: str) -> list[str]:
+    """A run file and what is laid over it."""
+    smoke = [str(ROOT / "recipes" / "smoke.yaml"), "trainer.ranks=1"]
+    if device == "cpu":
+        return smoke
+    # The overlay asks for long answers, and GPU kernels for heads of a usual width.
+    small = ["rollout.max_new_tokens=48", "rollout.context_length=80", "model.scratch.head_dim=128"]
+    return [*smoke, str(ROOT / "recipes" / "gpu.yaml"), *small]
+
+
+def loop(place: Place) -> str:
+    """RL, experts, RFT and evaluations, with one engine and one learner rank."""
+    gpus = place.gpus()
+    if place.device == "cpu" and Path("/dev/nvidia0").exists():
+        raise Skipped("a run takes the GPUs of a machine that has some; leave out --device cpu")
+    if place.device == "cuda" and gpus < 2:
+        raise Skipped(
+            "one engine and one learner rank need a GPU each, and there is one; `transfer` has both on it, without Ray"
+        )
+    runs = place.folder / "runs"
+    command = [str(Path(sys.executable).with_name("rloop")), "train", *recipe(place.device), f"cluster.runs_dir={runs}"]
+    # From there the recipe's verifier is found; and a run whose check is gone ends in good order.
+    code = subprocess.run(command, cwd=ROOT, check=False, preexec_fn=_end_with_parent).returncode
+    if code:
+        raise Wrong(f"rloop train ended with {code}; what it printed is in {place.folder / 'loop.log'}")
+    lines = [json.loads(line) for line in (runs / "smoke" / "metrics.jsonl").read_text().splitlines()]
+    return summary(lines)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def summary(lines: list[dict[str, Any]]) -> str:
+    """What a finished run's metrics.jsonl says.
+
+    Raises:
+        Wrong: When a kind of line is missing that every run of the recipe writes.
+    """
+    of = {kind: [line for line in lines if line["phase"] == kind] for kind in ("rl", "rft", "sync", "eval")}
+    if missing := [kind for kind, found in of.items() if not found]:
+        raise Wrong(f"the run wrote no line of {', '.join(missing)} to metrics.jsonl")
+    first, last = of["rl"][0]["reward"], of["rl"][-1]["reward"]
+    off = max(line["probe_max_diff"] for line in of["sync"])
+    return (
+        f"{len(of['rl'])} RL and {len(of['rft'])} RFT steps, {len(of['sync'])} weight syncs off by at most {off:.1g} "
+        f"nats, {len(of['eval'])} evaluations; reward {first:.2f} to {last:.2f}"
+    )
