@@ -134,7 +134,7 @@ def rows(by_method: dict[str, list[Run]]) -> list[Row]:
                 made.append(Row(f"{title}, {name}: {method}", estimate(finals(runs, sets, name)).mean, ""))
         for name, aim in AIMS.items():
             ours, plain = (finals(by_method.get(method, []), sets, name) for method in ("RLoop", "plain RL"))
-            if not ours:
+            if not ours or not any(plain):  # nothing to compare with, or of which no multiple says anything
                 continue
             made.append(Row(f"{title}, {name}: RLoop / plain RL", sum(ours) / sum(plain), "×", aim))
             made.append(Row(f"{title}, {name}: p of that", paired_p(ours, plain), "", SIGNIFICANT, "lower"))
