@@ -98,7 +98,8 @@ def test_a_run_gets_the_whole_allocation_and_the_job_ends_as_the_run_does(start:
     code, said = ended(start())
     assert code == 1
     assert "2 nodes at 0.0.0.0" in said
-    head, workers = (book / "srun").read_text().splitlines()
+    steps = (book / "srun").read_text().splitlines()  # side by side, so in any order
+    ((head,), (workers,)) = ([step for step in steps if ("--head" in step) is is_head] for is_head in (True, False))
     assert "--nodelist=node-0" in head
     assert "--dashboard-host=127.0.0.1" in head
     assert "--nodes=1 --ntasks=1 --exclude=node-0" in workers
