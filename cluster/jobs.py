@@ -1,7 +1,7 @@
 """Runs as Ray jobs: submitted, followed, stopped. A job may outlive the terminal that submitted it.
 
-A run has one job at a time. The number of its earlier jobs is part of a job's name, and Ray takes a name only once: so
-two people who submit the same run at the same moment, or a request that is sent twice, start it once.
+A run has one job at a time. Its jobs are numbered in their names, and Ray takes a name only once: so two people who
+submit the same run at the same moment, or a request that is sent twice, start it once.
 """
 
 import asyncio
@@ -111,13 +111,13 @@ def submit(jobs: Jobs, order: Order) -> Job:
         Refused: When it is under way already, or could not work there.
     """
     name = order.config.cluster.name
-    earlier = [job for job in jobs.all() if job.run == name]
-    if busy := [job for job in earlier if job.under_way]:
+    known = jobs.all()
+    if busy := [job for job in known if job.run == name and job.under_way]:
         raise Refused(
             [f"run {name!r} is under way as job {busy[0].id}; rloop logs {name} shows it, rloop stop {name} ends it"]
         )
     config = _as_there(order, jobs.is_here)
-    job_id = f"rloop-{name}-{len(earlier) + 1}"
+    job_id = _next_id(known, name)
     with tempfile.TemporaryDirectory(prefix="rloop-job-") as directory:
         recipe = pack(config, order.also, order.here, Path(directory))
         command = [order.rloop if jobs.is_here else "rloop", "train", recipe, *(["--resume"] if order.resume else [])]
@@ -134,12 +134,18 @@ def submit(jobs: Jobs, order: Order) -> Job:
 
 def run_command(jobs: Jobs, name: str, command: Sequence[str], rloop: str) -> Job:
     """Run another `rloop` command where the cluster is; `name` is part of the job's."""
-    count = sum(job.id.startswith(f"rloop-{name}-") for job in jobs.all())
-    job_id = f"rloop-{name}-{count + 1}"
+    job_id = _next_id(jobs.all(), name)
     with tempfile.TemporaryDirectory(prefix="rloop-job-") as directory:
         entrypoint = shlex.join([rloop if jobs.is_here else "rloop", *command])
         jobs.submit(job_id, entrypoint, Path(directory), {}, {})
     return find(jobs, job_id)
+
+
+def _next_id(known: Sequence[Job], name: str) -> str:
+    """A name that no job has had, and that everybody who asks now is given."""
+    prefix = f"rloop-{name}-"
+    numbers = [int(rest) for job in known if (rest := job.id.removeprefix(prefix)).isdecimal()]
+    return f"{prefix}{max(numbers, default=0) + 1}"
 
 
 def _as_there(order: Order, is_here: bool) -> RunConfig:

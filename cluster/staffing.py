@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cluster.ensemble import Ensemble
@@ -117,7 +118,7 @@ class Staffing:
     def _look_at_workers(self, wanted: int) -> None:
         workers = list(self._workforce.workers)
         for name in workers[wanted:]:  # the newest go first
-            self._begin(name, self._let_go(name))
+            self._begin(name, partial(self._let_go, name))
         missing = wanted - len(workers) - self._coming
         if self._clock() < self._not_before:
             missing = 0
@@ -128,25 +129,23 @@ class Staffing:
         for seat in [seat for seat in self._seats if seat.granted()]:
             self._seats.remove(seat)
             self._coming += 1
-            self._begin(f"seat {id(seat)}", self._take_in(seat))
+            self._begin(f"seat {id(seat)}", partial(self._take_in, seat))
 
     def _look_at_pools(self, wanted: int) -> None:
         there = len(self._pools.ensembles)
         if there < wanted and self._clock() >= self._not_before:
-            self._begin("verifiers", self._open_pool())
+            self._begin("verifiers", self._open_pool)
         elif there > wanted:
-            self._begin("verifiers", self._close_pool())
+            self._begin("verifiers", self._close_pool)
 
-    def _begin(self, what: str, change: "Awaitable[None]") -> None:
+    def _begin(self, what: str, change: Callable[[], Awaitable[None]]) -> None:
         """One change of a kind at a time; one that fails is told, and tried again later."""
-        if what in self._changes:
-            asyncio.ensure_future(change).cancel()
-            return
-        self._changes[what] = asyncio.ensure_future(self._guarded(what, change))
+        if what not in self._changes:
+            self._changes[what] = asyncio.ensure_future(self._guarded(what, change))
 
-    async def _guarded(self, what: str, change: "Awaitable[None]") -> None:
+    async def _guarded(self, what: str, change: Callable[[], Awaitable[None]]) -> None:
         try:
-            await change
+            await change()
         except Exception as error:
             self._not_before = self._clock() + _RETRY_S
             logger.warning("%s: %s: %s; tried again in %g s", what, type(error).__name__, error, _RETRY_S)

@@ -93,6 +93,17 @@ def test_a_run_is_under_way_once_and_may_be_submitted_again_when_it_has_ended(tm
     assert submit(cluster, order(tmp_path)).id == "rloop-demo-2"
 
 
+def test_a_number_is_never_used_again_nor_taken_from_another_kind_of_job(tmp_path: Path) -> None:
+    cluster = Cluster()
+    for number in (1, 2):
+        assert submit(cluster, order(tmp_path)).id == f"rloop-demo-{number}"
+        cluster.end(f"rloop-demo-{number}", 0)
+    del cluster.known["rloop-demo-1"]  # as `ray job delete` does
+    assert submit(cluster, order(tmp_path)).id == "rloop-demo-3"
+    assert jobs.run_command(cluster, "scale", ["scale", "runs/demo", "rollout=2"], "rloop").id == "rloop-scale-1"
+    assert submit(cluster, Order(config(name="scale"), "rloop", tmp_path)).id == "rloop-scale-2"
+
+
 def test_ray_is_told_to_wait_for_the_last_checkpoint_before_it_kills(tmp_path: Path) -> None:
     cluster = Cluster()
     submit(cluster, order(tmp_path, "actors.stop_timeout_s=100"))
