@@ -27,11 +27,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors import watchdog
 from actors.pulse import Pulse, Vitals, with_vitals
-from actors.ray_nodes import Seat, answer_of, gang, is_one_host, nodes, nodes_that_miss
+from actors.ray_nodes import Seat, answer_of, draining_nodes, gang, is_one_host, nodes, nodes_that_miss
 from actors.waiting import DeadlineExceeded, PeerAway, PeerLost, name_this_process, this_process, within
 from rollout.records import BatchInfo
 
-__all__ = ["Seat", "gang", "is_one_host", "nodes", "nodes_that_miss"]  # of one seam with what is here
+__all__ = ["Seat", "draining_nodes", "gang", "is_one_host", "nodes", "nodes_that_miss"]  # of one seam with what is here
 
 C = TypeVar("C")
 

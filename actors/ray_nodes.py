@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from ray._private.state import available_resources_per_node
+from ray._private.state import available_resources_per_node, state
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -45,6 +45,11 @@ def nodes() -> list[tuple[str, float, float, float, float]]:
         cpus, gpus = all_.get("CPU", 0.0), all_.get("GPU", 0.0)
         found.append((name, cpus, gpus, cpus - left.get("CPU", 0.0), gpus - left.get("GPU", 0.0)))
     return found
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to go: they take nobody any more. A spot notice, or a smaller cluster."""
+    return set(state.get_draining_nodes())
 
 
 async def nodes_that_miss(file: str) -> list[str]:

@@ -213,6 +213,10 @@ class Casting:
         """Nodes of the cluster that are up."""
         return len(self._ray_app.nodes())
 
+    def draining_nodes(self) -> set[str]:
+        """Ids of those that are about to go."""
+        return self._ray_app.draining_nodes()  # type: ignore[no-any-return]
+
     async def prod(self, process: Pulse) -> str:
         """Make a process write its stacks into `logs/`; returns its state (see `ray_app.prod`)."""
         return await self._ray_app.prod(process)  # type: ignore[no-any-return]

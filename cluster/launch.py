@@ -282,10 +282,18 @@ async def _assemble(
     peers = {"buffer": buffer, "broadcaster": broadcaster, **ranks, "controller": controller}
     core = Ensemble(peers, bring_up, patience, partial(controller.call, "run"), lasting=("buffer",))
     await core.start()
+    supervisor = _supervisor(config, casting, run_dir, core, pools, workforce)
     staffing = Staffing(
-        workforce, pools, core, bounds_of(config), casting.seat, casting.count_nodes, partial(scaling.asked, run_dir)
+        workforce,
+        pools,
+        core,
+        bounds_of(config),
+        casting.seat,
+        casting.count_nodes,
+        partial(scaling.asked, run_dir),
+        lambda: supervisor.workers_on(casting.draining_nodes()),
     )
-    return controller, _supervisor(config, casting, run_dir, core, pools, workforce), staffing
+    return controller, supervisor, staffing
 
 
 async def connect(ranks: "dict[str, Peer]", patience_s: float, collectives_s: float) -> None:

@@ -7,7 +7,7 @@ that its autoscaler sees until then. Nothing here ends a run: who cannot be had 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,6 +53,7 @@ class Staffing:
         ask_for_seat: Asks the cluster for room for one more worker.
         count_nodes: Nodes of the cluster: pools follow them, one on each.
         asked: What people have told the run since it started, by role.
+        doomed: Workers on nodes that are about to go.
         clock: Seconds, monotonic.
     """
 
@@ -65,6 +66,7 @@ class Staffing:
         ask_for_seat: Callable[[], Seat],
         count_nodes: Callable[[], int],
         asked: Callable[[], Mapping[str, int]],
+        doomed: Callable[[], Collection[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._workforce = workforce
@@ -74,6 +76,7 @@ class Staffing:
         self._ask_for_seat = ask_for_seat
         self._count_nodes = count_nodes
         self._asked = asked
+        self._doomed = doomed
         self._clock = clock
         self._seats: list[Seat] = []
         self._changes: dict[str, asyncio.Task[None]] = {}
@@ -117,7 +120,7 @@ class Staffing:
 
     def _look_at_workers(self, wanted: int) -> None:
         workers = list(self._workforce.workers)
-        for name in workers[wanted:]:  # the newest go first
+        for name in {*workers[wanted:], *self._doomed()}:  # the newest go first
             self._begin(name, partial(self._let_go, name))
         missing = wanted - len(workers) - self._coming
         if self._clock() < self._not_before:

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import ChainMap
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -179,6 +179,11 @@ class Supervisor:
             "slots": sum(health.get("slots", 0.0) for health in told),
             "pause_s": max((health.get("pause_s", 0.0) for health in told), default=0.0),
         }
+
+    def workers_on(self, nodes: Collection[str]) -> list[str]:
+        """Rollout workers whose last pulse came from one of these nodes."""
+        homes = {name: vital.pulse.node_id for name, vital in self._vitals.items() if vital.pulse}
+        return [name for name in self._workforce.workers if homes.get(name) in nodes]
 
     @property
     def restarting(self) -> bool:

@@ -49,6 +49,7 @@ class Office:
     def __init__(self, stage: Any, seats: int) -> None:
         self.stage, self.room = stage, Room(seats)
         self.nodes = 1
+        self.draining: set[str] = set()
         self.asked: dict[str, int] = {}
         self.pools = Pools(stage.casting, 1.0)
         bounds = Bounds({"rollout": 1, "verifiers": 1}, {"rollout": 3, "verifiers": 3})
@@ -60,6 +61,7 @@ class Office:
             self.room.seat,
             lambda: self.nodes,
             lambda: self.asked,
+            lambda: stage.supervisor.workers_on(self.draining),
             stage.clock,
         )
 
@@ -137,6 +139,26 @@ def test_a_worker_that_does_not_answer_when_it_is_to_leave_is_ended_all_the_same
         assert office.workers == ["rollout-worker-0"]
         assert office.stage.log[-4:].count("rollout-worker-2 killed") == 1
         assert office.room.held == 0
+
+    office(scene, seats=2)
+
+
+def test_workers_leave_a_node_that_is_about_to_go_and_others_come_elsewhere(office):
+    async def scene(office):
+        await office.look()
+        await office.stage.look()
+        office.draining = {"another node"}
+        await office.look()
+        assert len(office.workers) == 3
+        office.draining = {"node"}  # where all of them are
+        office.stage.log.clear()
+        await office.look(times=1)
+        assert office.workers == []
+        assert sum(text.endswith(" drain") for text in office.stage.log) == 3
+        office.draining = set()
+        office.room.left = 3
+        await office.look()
+        assert office.workers == ["rollout-worker-3", "rollout-worker-4", "rollout-worker-5"]
 
     office(scene, seats=2)
 
