@@ -23,6 +23,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient  # noqa: E402
 _ANSWER_S = 30.0
 _START_S = 60.0
 _RETRY_S = 3.0
+_TALKATIVE = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 _NOT_YET = "No available agent"  # a head whose port answers may take a while until it runs jobs
 _NO_AGENT = (
     "the agent of its head is not up; if another Ray cluster is on that machine, and be it a local run, it has the "
@@ -56,8 +57,8 @@ class RayJobs:
             Refused: When nothing answers there, or not to us.
         """
         self._address = address
-        for module in ("dashboard_sdk", "job.sdk"):  # what they tell, we tell shorter
-            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+        for module in _TALKATIVE:  # what they tell, we tell shorter
+            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
         try:
             with self._errors():
                 self._client = _Client(address)
