@@ -288,10 +288,10 @@ class RolloutBuffer:
         self._desk.out.end(group.key)
         self._unfinished.drop(group.key)
         self._finished += 1
-        self._tokens += _size(group)
+        self._tokens += group.tokens
         if reason:
             self._dropped[reason] += 1
-            self._dropped_tokens += _size(group)
+            self._dropped_tokens += group.tokens
         self._changes.notify()
         await self._books.sync()
         return True
@@ -423,15 +423,10 @@ class RolloutBuffer:
 
     def _lose(self, group: RolloutGroup, reason: str) -> None:
         """Drop a finished group that was to be trained."""
-        self._dropped_tokens += _size(group)
+        self._dropped_tokens += group.tokens
         self._drop(group.key, reason)
 
     def _drop(self, key: GroupKey, reason: str) -> None:
         self._books.record(Dropped(key, reason))
         self._dropped[reason] += 1
         self._changes.notify()
-
-
-def _size(group: RolloutGroup) -> int:
-    """Tokens of its answers."""
-    return sum(len(rollout.response) for rollout in group.rollouts)

@@ -35,7 +35,7 @@ def nodes() -> list[tuple[str, float, float, float, float]]:
 
     Nodes on one machine have its address in common: their names have a part of their ids too.
     """
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive = _alive()
     shared = Counter(node["NodeManagerAddress"] for node in alive)
     free = available_resources_per_node()
     found = []
@@ -64,14 +64,18 @@ async def nodes_that_miss(file: str) -> list[str]:
         except (DeadlineExceeded, ray.exceptions.RayError):
             return True
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive = _alive()
     misses = await asyncio.gather(*map(missing, alive))
     return [node["NodeManagerAddress"] for node, miss in zip(alive, misses, strict=True) if miss]
 
 
 def is_one_host() -> bool:
     """True when every node of the cluster that is up is on one machine."""
-    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) == 1
+    return len({node["NodeManagerAddress"] for node in _alive()}) == 1
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> PlacementGroup:

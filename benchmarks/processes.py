@@ -1,6 +1,5 @@
 """Runs a command to its end and says what CPU time its whole process tree took, by kind of work and over any window."""
 
-import ctypes
 import signal
 import subprocess
 import threading
@@ -8,15 +7,18 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
+
+from rollout.leash import end_with_parent
 
 EVERY_S = 0.5
 END_S = 30.0
 """How long a command may take to end when it is told to."""
 REST = "everything else"
-_PR_SET_PDEATHSIG = 1
+_LEASHED = partial(end_with_parent, signal.SIGTERM)
 
 
 def run(command: Sequence[str], folder: Path, log: Path, kinds: Mapping[str, str], deadline_s: float) -> "ProcessTree":
@@ -26,7 +28,7 @@ def run(command: Sequence[str], folder: Path, log: Path, kinds: Mapping[str, str
     """
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            command, cwd=folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL, preexec_fn=_LEASHED
         )
         tree = ProcessTree(process.pid, kinds)
         try:
@@ -98,7 +100,3 @@ class ProcessTree:
         for kind, seconds in self._spent.values():
             total[kind] += seconds
         self._samples.append((time.time(), total))
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

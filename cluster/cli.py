@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from cluster import jobs_cli
+from cluster.arguments import Name, Overrides, Recipe, Resume, named_run
 from cluster.exits import MEANING, Exit
 from cluster.settings import Refused, in_cluster, load
 
@@ -49,14 +50,7 @@ app.add_typer(config_app, name="config")
 data_app = typer.Typer(help="Look at the data of a run.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML run file, e.g. recipes/demo.yaml.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[section.key=value | OVERLAY.yaml]...", help="Changes to the recipe; later wins."),
-]
-Name = Annotated[str | None, typer.Option("--name", help="Name of the run and its directory (cluster.name).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run of this name instead of starting it.")]
 
 
 def _version(wanted: bool) -> None:
@@ -82,8 +76,7 @@ def train(
     from cluster import driver
     from cluster.rundir import changed, saved_config
 
-    named = [f"cluster.name={name}"] if name else []
-    config = load(recipe, [*(overrides or []), *named], os.environ)
+    config = named_run(recipe, overrides, name)
     if (
         resume
         and (config.run_dir / "config.yaml").exists()

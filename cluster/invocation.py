@@ -11,3 +11,9 @@ def rloop() -> str:
     if shutil.which("rloop") or started.name != "rloop":
         return "rloop"
     return str(started.relative_to(Path.cwd()) if started.is_relative_to(Path.cwd()) else started)
+
+
+def installed() -> str:
+    """For a process: the full path of `rloop` in this environment, whatever PATH that process has."""
+    script = Path(sys.executable).with_name("rloop")
+    return str(script) if script.exists() else "rloop"

@@ -1,4 +1,7 @@
-"""Ray's job API, as `cluster.jobs` wants it: every request has a deadline, and what went wrong is one of two errors."""
+"""Ray's job API, as `cluster.jobs` wants it: every request has a deadline, and what went wrong is one of two errors.
+
+Call `actors.ray_settings.use_token_if_there` before this is imported: Ray reads its authentication mode on import.
+"""
 
 import contextlib
 import logging
@@ -9,16 +12,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.ray_settings import use_token_if_there
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
 from cluster.jobs import Job, Unreachable
 from cluster.settings import Refused
-
-use_token_if_there()  # Ray reads its authentication mode when it is imported
-
-import aiohttp  # noqa: E402
-import requests  # noqa: E402
-from ray.exceptions import AuthenticationError  # noqa: E402
-from ray.job_submission import JobDetails, JobSubmissionClient  # noqa: E402
 
 _ANSWER_S = 30.0
 _START_S = 60.0

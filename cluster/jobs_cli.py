@@ -13,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cluster.arguments import Name, Overrides, Recipe, Resume, named_run
 from cluster.exits import Exit
-from cluster.invocation import rloop
+from cluster.invocation import installed, rloop
 from cluster.jobs import DEFAULT_ADDRESS, Job, Order, find, follow, run_command
 from cluster.jobs import stop as stop_job
 from cluster.jobs import submit as submit_job
-from cluster.settings import load
 
 if TYPE_CHECKING:
     from cluster.job_client import RayJobs
@@ -31,14 +31,11 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run, or of 
 
 
 def submit(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML run file, e.g. recipes/demo.yaml.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.key=value | OVERLAY.yaml]...", help="Changes to the recipe; later wins."),
-    ] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     address: Address = DEFAULT_ADDRESS,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run and its directory.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of this name.")] = False,
+    name: Name = None,
+    resume: Resume = False,
     also: Annotated[
         list[Path] | None,
         typer.Option("--with", metavar="PATH", help="Take this along too; modules that the recipe names go anyway."),
@@ -46,10 +43,9 @@ def submit(
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait; print how to come back.")] = False,
 ) -> None:
     """Run a recipe as a job of a Ray cluster, and show what it prints. Ctrl-C detaches; the run goes on."""
-    named = [f"cluster.name={name}"] if name else []
-    config = load(recipe, [*(overrides or []), *named], os.environ)
+    config = named_run(recipe, overrides, name)
     jobs = _connect(address, warn=True)
-    job = submit_job(jobs, Order(config, command_here(), Path.cwd(), also or (), resume))
+    job = submit_job(jobs, Order(config, installed(), Path.cwd(), also or (), resume))
     print(f"{config.cluster.name} is job {job.id}; its run directory is {job.run_dir}", file=sys.stderr)
     if detach:
         _say_how_to_come_back(job)
@@ -121,7 +117,7 @@ def scale(
         run_dir = Path(job.run_dir)
         if not jobs.is_here:  # the directory is there, so the command goes there too
             there = ["scale", str(run_dir), *wanted, "--wait", f"{wait_s:g}"]
-            raise typer.Exit(_watch(jobs, run_command(jobs, "scale", there, command_here())))
+            raise typer.Exit(_watch(jobs, run_command(jobs, "scale", there, installed())))
     scaling.ask(run_dir, numbers)
     if not scaling.wait(run_dir, numbers, wait_s):
         print(f"not all there; a run that is under way keeps asking, and `rloop status {run}` shows its newest line")
@@ -150,13 +146,10 @@ def register(app: typer.Typer) -> None:
         app.command(epilog=f"Example:  {example}")(command)
 
 
-def command_here() -> str:
-    """The full path of `rloop` in this environment: a cluster on this machine may have another PATH."""
-    installed = Path(sys.executable).parent / "rloop"
-    return str(installed) if installed.exists() else "rloop"
-
-
 def _connect(address: str, warn: bool = False) -> "RayJobs":
+    from actors.ray_settings import use_token_if_there
+
+    use_token_if_there()  # Ray reads its authentication mode when it is imported
     from cluster.job_client import RayJobs
 
     jobs = RayJobs(address)

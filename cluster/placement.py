@@ -62,6 +62,12 @@ class Placement:
     """A sentence per crew that does not fit."""
 
 
+def asks_for_gpus(config: "RunConfig", nodes: Sequence[Node]) -> bool:
+    """Whether engines and learner ranks are to compute on GPUs, by `cluster.device` and what the nodes have."""
+    device = config.cluster.device
+    return device == "cuda" or (device == "auto" and any(node.gpus for node in nodes))
+
+
 def crews(config: "RunConfig", on_gpu: bool, learns: bool = True) -> tuple[Crew, ...]:
     """The actors of a run, or of an evaluation, which learns nothing; those that take most first."""
     tensor_parallel = config.rollout.engine.tensor_parallel

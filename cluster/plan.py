@@ -16,7 +16,7 @@ from cluster.config import RunConfig
 from cluster.exits import Exit
 from cluster.machine import GIB, MIB, need
 from cluster.model_files import ModelFacts
-from cluster.placement import Crew, Node, Placement, crews, place
+from cluster.placement import Crew, Node, Placement, asks_for_gpus, crews, place
 from cluster.plural import plural
 from cluster.preflight import model_of
 from cluster.ray_cluster import joined, nodes
@@ -44,8 +44,7 @@ def show_plan(config: RunConfig, cluster_file: Path | None, gpu_gib: float | Non
     if model is None:
         raise Refused(problems)
     there = nodes_of(cluster_file) if cluster_file else _nodes_of(config)
-    device = config.cluster.device
-    on_gpu = device == "cuda" or (device == "auto" and any(node.gpus for node in there))
+    on_gpu = asks_for_gpus(config, there)
     needed = crews(config, on_gpu)
     placement = place(needed, there)
     console.print(f"{config.cluster.name}: {model.name}, {plural(len(there), 'node')}", highlight=False)

@@ -48,13 +48,14 @@ class Pools:
         self.ensembles[name] = ensemble
         return name
 
-    def newest(self) -> str:
-        """The one to close first."""
-        return list(self.ensembles)[-1]
+    async def close(self) -> str:
+        """End the newest, which nobody is told to use any more; returns its name.
 
-    async def close(self, name: str) -> None:
-        """End one that nobody is told to use any more; an answer still with it is asked for again at another."""
-        await close_all(self.ensembles.pop(name).peers, _CLOSE_S)
+        An answer that is still with it is asked for again at another.
+        """
+        name, pool = self.ensembles.popitem()
+        await close_all(pool.peers, _CLOSE_S)
+        return name
 
     async def down(self, seconds: float) -> None:
         """Close all."""

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.placement import Crew, Node, crews, place
+from cluster.placement import Crew, Node, asks_for_gpus, crews, place
 from cluster.ray_cluster import nodes
 from cluster.settings import Refused
 
@@ -22,9 +22,8 @@ def uses_gpus(config: "RunConfig", nodes: Sequence[Node]) -> bool:
 
     Ray counts a node's GPUs whatever builds of torch and vLLM are installed; a CPU build cannot use them.
     """
-    if config.cluster.device == "auto":
-        return any(node.gpus for node in nodes) and not version("torch").endswith("+cpu")
-    return config.cluster.device == "cuda"
+    cannot = config.cluster.device == "auto" and version("torch").endswith("+cpu")
+    return asks_for_gpus(config, nodes) and not cannot
 
 
 def crews_in(config: "RunConfig", there: Sequence[Node], learns: bool = True) -> tuple[Crew, ...]:

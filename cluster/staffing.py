@@ -82,18 +82,13 @@ class Staffing:
         self._changes: dict[str, asyncio.Task[None]] = {}
         self._coming = 0
         self._not_before = float("-inf")
+        self.wanted: dict[str, int] = {}
+        """Who would be, if there were room: as of the last look."""
 
     @property
     def now(self) -> dict[str, int]:
         """Who is there."""
         return {"rollout": len(self._workforce.workers), "verifiers": len(self._pools.ensembles)}
-
-    @property
-    def wanted(self) -> dict[str, int]:
-        """Who would be, if there were room."""
-        most = self._bounds.most
-        follow = min(most["verifiers"], max(self._bounds.least["verifiers"], self._count_nodes()))
-        return {"rollout": most["rollout"], "verifiers": follow} | dict(self._asked())
 
     async def run(self) -> None:
         """Keep at it until cancelled."""
@@ -113,10 +108,15 @@ class Staffing:
     def look(self) -> None:
         """Begin what brings the numbers nearer to what is wanted."""
         self._changes = {name: task for name, task in self._changes.items() if not task.done()}
-        wanted = self.wanted
+        self.wanted = wanted = self._reckon()
         self._workforce.least = min(self._bounds.least["rollout"], wanted["rollout"])
         self._look_at_workers(wanted["rollout"])
         self._look_at_pools(wanted["verifiers"])
+
+    def _reckon(self) -> dict[str, int]:
+        least, most = self._bounds.least["verifiers"], self._bounds.most["verifiers"]
+        pools = min(most, max(least, self._count_nodes())) if most > least else most
+        return {"rollout": self._bounds.most["rollout"], "verifiers": pools} | dict(self._asked())
 
     def _look_at_workers(self, wanted: int) -> None:
         workers = list(self._workforce.workers)
@@ -170,8 +170,6 @@ class Staffing:
         logger.info("%s has joined", name)
 
     async def _close_pool(self) -> None:
-        name = self._pools.newest()
-        others = [peer for other, peer in zip(self._pools.ensembles, self._pools.peers, strict=True) if other != name]
-        await self._workforce.share(others)
-        await self._pools.close(name)
+        await self._workforce.share(self._pools.peers[:-1])
+        name = await self._pools.close()
         logger.info("%s has left", name)

@@ -103,13 +103,7 @@ class Workforce:
     async def let_go(self, name: str) -> None:
         """Let one leave in good order: what it has begun goes on elsewhere, from its last token."""
         self._leaving[name] = worker = self.workers.pop(name)
-        parting = []
-        if self._broadcaster:
-            parting.append(
-                within(_TELL_S, self._broadcaster.leave(name), f"driver waits for broadcaster.leave of {name}")
-            )
-        parting.append(within(_DRAIN_S, worker.drain(), f"{name} gives its groups back"))
-        for work in parting:
+        for work in (self._no_weights_for(name), within(_DRAIN_S, worker.drain(), f"{name} gives its groups back")):
             (trouble,) = await _outcomes([work])
             if trouble:
                 logger.warning("%s leaves in haste: %s", name, trouble)
@@ -157,16 +151,17 @@ class Workforce:
         if not worker:
             return
         self._end(name, worker)
-        told = [self.suspend(name)]
-        if self._broadcaster:
-            told.append(within(_TELL_S, self._broadcaster.leave(name), f"driver waits for broadcaster.leave of {name}"))
-        for trouble in await _outcomes(told):
+        for trouble in await _outcomes([self.suspend(name), self._no_weights_for(name)]):
             if trouble:
                 logger.warning("the end of %s is not known to everybody yet: %s", name, trouble)
 
     async def down(self, seconds: float) -> None:
         """Close everyone, or kill who does not answer."""
         await close_all({**self._coming, **self._leaving, **self.workers}, seconds)
+
+    async def _no_weights_for(self, name: str) -> None:
+        if self._broadcaster:
+            await within(_TELL_S, self._broadcaster.leave(name), f"driver waits for broadcaster.leave of {name}")
 
     def _pool(self, number: int) -> "Peer":
         return self._verifiers[number % len(self._verifiers)]

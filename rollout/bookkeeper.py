@@ -77,7 +77,7 @@ class Bookkeeper:
 
     def refuse_group(self, worker: str, attempt: int, group: RolloutGroup) -> None:
         """Turn away a delivery of a lease that is not out."""
-        self._refuse(worker, attempt, group.key, "finish", sum(len(r.response) for r in group.rollouts))
+        self._refuse(worker, attempt, group.key, "finish", group.tokens)
 
     def discard(self, key: GroupKey, samples: Sequence[int], reason: str) -> None:
         """Let samples of a free group start again from nothing."""

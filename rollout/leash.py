@@ -12,6 +12,11 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 
 
+def end_with_parent(number: int) -> None:
+    """From now on the kernel sends this process a signal when the thread that spawned it ends; also a `preexec_fn`."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+
+
 class Leash:
     """Put it into what a spawned process is given: the kernel kills that process when the spawning thread ends."""
 
@@ -29,7 +34,7 @@ class Leash:
 def _leashed(parent: int) -> Leash:
     """Take hold of this process, unless it is `parent`, which pickled the leash; exit when that is gone already."""
     if os.getpid() != parent:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
     return Leash()

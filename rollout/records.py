@@ -204,6 +204,11 @@ class RolloutGroup:
         return (min(int(v.min()) for v in present), max(int(v.max()) for v in present)) if present else (-1, -1)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of all its answers."""
+        return sum(len(r.response) for r in self.rollouts)
+
+    @property
     def rewards(self) -> FloatArray:
         """[G'] rewards of the trainable siblings."""
         return np.array([r.verdict.reward for r in self.rollouts if r.trainable], np.float32)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.gpu_check.outcomes import Outcome
+from deploy.gpu_check.outcomes import Outcome, Status
 from rollout.leash import Leash
 
 _GONE_S = 5.0
@@ -35,8 +35,8 @@ def run_part(
     said, log = folder / f"{part}.json", folder / f"{part}.log"
     began = time.monotonic()
 
-    def outcome(status: str, figure: str) -> Outcome:
-        return Outcome(part, status, time.monotonic() - began, figure)  # type: ignore[arg-type]
+    def outcome(status: Status, figure: str) -> Outcome:
+        return Outcome(part, status, time.monotonic() - began, figure)
 
     with log.open("wb") as printed:
         process = subprocess.Popen(
@@ -61,7 +61,7 @@ def run_part(
     return outcome("FAIL", f"its process {how}{when}; {_last_words(log)}")
 
 
-def answer(file: Path, status: str, figure: str) -> None:
+def answer(file: Path, status: Status, figure: str) -> None:
     """What the process of a part says at its end."""
     draft = file.with_suffix(".draft")
     draft.write_text(json.dumps({"status": status, "figure": figure}))
@@ -86,7 +86,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     for one in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # one that the kernel holds is left to it
+        process.wait(_GONE_S)
     psutil.wait_procs(left, timeout=_GONE_S)
 
 

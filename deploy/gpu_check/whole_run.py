@@ -1,16 +1,16 @@
 """The last part: a whole run of recipes/smoke.yaml, Ray and all."""
 
-import ctypes
 import json
 import signal
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.invocation import installed
 from deploy.gpu_check.place import Place, Skipped, Wrong
+from rollout.leash import end_with_parent
 
-_PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,17 +34,15 @@ def loop(place: Place) -> str:
             "one engine and one learner rank need a GPU each, and there is one; `transfer` has both on it, without Ray"
         )
     runs = place.folder / "runs"
-    command = [str(Path(sys.executable).with_name("rloop")), "train", *recipe(place.device), f"cluster.runs_dir={runs}"]
+    command = [installed(), "train", *recipe(place.device), f"cluster.runs_dir={runs}"]
     # From there the recipe's verifier is found; and a run whose check is gone ends in good order.
-    code = subprocess.run(command, cwd=ROOT, check=False, preexec_fn=_end_with_parent).returncode
+    code = subprocess.run(
+        command, cwd=ROOT, check=False, preexec_fn=partial(end_with_parent, signal.SIGTERM)
+    ).returncode
     if code:
         raise Wrong(f"rloop train ended with {code}; what it printed is in {place.folder / 'loop.log'}")
     lines = [json.loads(line) for line in (runs / "smoke" / "metrics.jsonl").read_text().splitlines()]
     return summary(lines)
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
