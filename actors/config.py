@@ -53,9 +53,9 @@ class ActorsConfig(BaseModel):
     overlap_sync: bool = Field(
         True, description="Begin the next training step while the engines still take the weights of the last."
     )
-    weight_transport: Literal["auto", "shared_memory", "tcp", "nccl"] = Field(
+    weight_transport: Literal["auto", "shared_memory", "tcp", "nccl", "ipc"] = Field(
         "auto",
-        description="How weights reach the engines; auto: shared memory within one host, TCP between; nccl: untried.",
+        description="How weights reach engines; auto: shared memory within a host, TCP between; nccl and ipc: untried.",
     )
     probe_tolerance: float = Field(
         1e-3,

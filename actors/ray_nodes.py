@@ -97,6 +97,8 @@ def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> Pla
 class Seat:
     """Room for one actor, asked for. The autoscaler sees what is not granted yet."""
 
+    bundle = 0
+
     def __init__(self, cpus: float, gpus: float) -> None:
         self.group = placement_group([_bundle(cpus, gpus)])
 

@@ -1,22 +1,23 @@
 """Who plays what: builds every actor of a run from the parts of the configuration that it needs, and its resources."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.pulse import Pulse
 from cluster.materials import Materials
-from cluster.placement import Node
+from cluster.pairs import PairedSeat, PairedSeats
+from cluster.placement import PAIR, Node
 from cluster.room import crews_in, uses_gpus
 from cluster.settings import Refused
+from rollout.transports import Transport, choose
 from trainer.schedules import make_scheduler
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
     from cluster.config import RunConfig
     from cluster.workforce import Seat
-    from rollout.transports import Transport
 
 
 PATIENCE = 3
@@ -32,7 +33,7 @@ class Casting:
         """`nodes`: those of the cluster. `learns`: whether learner ranks will be asked for.
 
         Raises:
-            Refused: When not everybody finds room on these nodes.
+            Refused: When not everybody finds room on these nodes, or weights cannot take the way that is asked for.
         """
         self._config = config
         self._logs = run_dir / "logs"
@@ -41,6 +42,15 @@ class Casting:
         self._title = config.cluster.name if learns else f"{config.cluster.name}-eval"
         self._crews = {crew.role: crew for crew in crews_in(config, nodes, learns)}
         self.on_gpu = uses_gpus(config, nodes)
+        try:
+            self._transport = choose(
+                config.actors.weight_transport,
+                one_host=ray_app.is_one_host(),
+                on_gpu=self.on_gpu,
+                shared_gpu=self.on_gpu and self._is_colocated,
+            )
+        except ValueError as error:
+            raise Refused([str(error)]) from None
 
     def verifier_pool(self, number: int) -> "tuple[str, Peer]":
         """A verifier pool and its name."""
@@ -51,10 +61,23 @@ class Casting:
         specs = self._config.verifier_specs()
         return name, self._host(VerifierPool, name, specs, verifier.processes, spread=True)
 
-    def seat(self) -> "Seat":
-        """Room for one more rollout worker, asked for."""
-        each = self._crews["rollout worker"]
-        return self._ray_app.Seat(each.cpus, each.gpus)  # type: ignore[no-any-return]
+    def seat(self) -> "Seat | None":
+        """Room for one more rollout worker, asked for; None where there can be no more."""
+        if self._is_colocated:
+            return self._pairs.take()
+        return self._ray_app.Seat(*self._takes("rollout worker"))  # type: ignore[no-any-return]
+
+    def place(self) -> PairedSeat | None:
+        """Where the next rollout worker is to sit; None where Ray may choose.
+
+        Raises:
+            RuntimeError: When every place beside a learner rank is taken.
+        """
+        if not self._is_colocated:
+            return None
+        if seat := self._pairs.take():
+            return seat
+        raise RuntimeError("no learner rank is left without a rollout worker (cluster.layout=colocated)")
 
     def buffer(self, journal: Path, materials: Materials) -> "Peer":
         """The rollout buffer."""
@@ -82,10 +105,11 @@ class Casting:
     ) -> "Peer":
         """A rollout worker with an engine of its own; `seat` is the room that it was granted."""
         from actors.rollout_worker import RolloutWorker
-        from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV
+        from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV, SHARED_GPU_ENGINE_ENV
 
+        gpu_env = SHARED_GPU_ENGINE_ENV if self._transport == "ipc" else GPU_ENGINE_ENV
         rollout, actors = self._config.rollout, self._config.actors
-        engine, each = rollout.engine, self._crews["rollout worker"]
+        engine, (cpus, gpus) = rollout.engine, self._takes("rollout worker")
         if rollout.deterministic:  # what shares an answer's batch, or is in the cache, rounds its log-probs differently
             engine = engine.model_copy(update={"max_num_seqs": 1, "prefix_caching": False})
         return self._host(
@@ -98,7 +122,7 @@ class Casting:
                 engine,
                 rollout.context_length,
                 self._config.cluster.seed,
-                self._transport(),
+                self._transport,
                 actors.transfer_timeout_s,
             ),
             partial(make_decoder, model_dir),
@@ -108,11 +132,11 @@ class Casting:
             rollout.report_every_s,
             actors.call_timeout_s,
             actors.start_timeout_s,
-            env=GPU_ENGINE_ENV if self.on_gpu else ENGINE_ENV,
-            num_cpus=each.cpus,
-            num_gpus=each.gpus,
-            spread=each.strategy == "SPREAD" and seat is None,
-            gang=(seat.group, 0) if seat else None,
+            env=gpu_env if self.on_gpu else ENGINE_ENV,
+            num_cpus=cpus,
+            num_gpus=gpus,
+            spread=seat is None and not self.on_gpu,
+            gang=(seat.group, seat.bundle) if seat else None,
             # Whoever calls has a deadline for each call; this one must not come first.
             deadline_s=max(actors.start_timeout_s, actors.transfer_timeout_s, actors.call_timeout_s),
             comes_back=False,  # another worker takes its place, under another name
@@ -124,11 +148,10 @@ class Casting:
         from trainer.learner import LearnerRank
         from trainer.learner_env import LEARNER_ENV
 
-        config, each = self._config, self._crews["learner rank"]
-        size = each.count
-        group = self._ray_app.gang(size, each.cpus, each.gpus, config.actors.start_timeout_s)
-        transport = self._transport()
-        with_vllm = transport == "nccl"  # its communicator is what the engines' workers speak to
+        config, (cpus, gpus) = self._config, self._takes("learner rank")
+        size = config.trainer.ranks
+        group = self._pairs.group if self._is_colocated else self._gang("learner rank")
+        with_vllm = self._transport == "nccl"  # its communicator is what the engines' workers speak to
         return {
             f"learner-{rank}": self._host(
                 LearnerRank,
@@ -142,11 +165,11 @@ class Casting:
                 config.rollout.max_new_tokens,
                 config.cluster.seed,
                 config.rollout.engine.dtype,
-                transport,
+                self._transport,
                 open_group if with_vllm else None,
                 env=(GPU_ENGINE_ENV if with_vllm else {}) if self.on_gpu else LEARNER_ENV,
-                num_cpus=each.cpus,
-                num_gpus=each.gpus,
+                num_cpus=cpus,
+                num_gpus=gpus,
                 gang=(group, rank),
                 deadline_s=config.actors.learner_timeout_s,
             )
@@ -214,18 +237,33 @@ class Casting:
         return len(self._ray_app.nodes())
 
     def draining_nodes(self) -> set[str]:
-        """Ids of those that are about to go."""
-        return self._ray_app.draining_nodes()  # type: ignore[no-any-return]
+        """Ids of those that are about to go, and that workers had better leave.
+
+        None in the colocated layout: a worker's only place is there, and goes elsewhere with its rank.
+        """
+        return set() if self._is_colocated else self._ray_app.draining_nodes()
 
     async def prod(self, process: Pulse) -> str:
         """Make a process write its stacks into `logs/`; returns its state (see `ray_app.prod`)."""
         return await self._ray_app.prod(process)  # type: ignore[no-any-return]
 
-    def _transport(self) -> "Transport":
-        from rollout.transports import choose
+    @property
+    def _is_colocated(self) -> bool:
+        return PAIR in self._crews
 
-        asked, one_host = self._config.actors.weight_transport, self._ray_app.is_one_host()
-        return choose(asked, one_host=one_host, on_gpu=self.on_gpu)
+    @cached_property
+    def _pairs(self) -> PairedSeats:
+        return PairedSeats(self._gang(PAIR), self._crews[PAIR].count)
+
+    def _gang(self, role: str) -> Any:
+        crew = self._crews[role]
+        return self._ray_app.gang(crew.count, crew.cpus, crew.gpus, self._config.actors.start_timeout_s)
+
+    def _takes(self, role: str) -> tuple[float, float]:
+        """CPUs and GPUs of one actor."""
+        if self._is_colocated:
+            return self._crews[PAIR].cpus / 2, self._crews[PAIR].gpus / 2
+        return self._crews[role].cpus, self._crews[role].gpus
 
     def _host(self, cls: type, name: str, *args: Any, deadline_s: float | None = None, **options: Any) -> "Peer":
         try:
@@ -245,7 +283,7 @@ class Casting:
 
 
 def make_engine(
-    model_dir: str, engine: Any, context_length: int, seed: int, transport: "Transport", transfer_timeout_s: float
+    model_dir: str, engine: Any, context_length: int, seed: int, transport: Transport, transfer_timeout_s: float
 ) -> Any:
     """The vLLM engine; runs in the worker's process, where the import of vllm belongs."""
     from rollout.vllm_engine import VllmEngine

@@ -38,6 +38,10 @@ class ClusterConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where engines and learner ranks compute; auto: on GPUs where the cluster has some."
     )
+    layout: Literal["disaggregated", "colocated"] = Field(
+        "disaggregated",
+        description="Engines and learner ranks on GPUs of their own, or one of each on a GPU that they share.",
+    )
     wait_for_nodes_s: float = Field(
         0.0, ge=0, description="Seconds to wait for room; Ray's autoscaler is asked for it. 0: refuse at once."
     )

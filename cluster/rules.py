@@ -31,6 +31,7 @@ def broken_rules(config: "RunConfig") -> list[str]:
         *_schedule(config),
         *_model(config.model),
         *_task(config),
+        *_layout(config),
     ]
 
 
@@ -238,6 +239,33 @@ def _task(config: "RunConfig") -> Iterator[str]:
             f"schedule.warmup_demos is for models made from scratch, got {config.schedule.warmup_demos} with "
             f"model.path={config.model.path}; set schedule.warmup_demos=0 or model.path=null"
         )
+
+
+def _layout(config: "RunConfig") -> Iterator[str]:
+    """What sharing GPUs asks for."""
+    actors, ranks, transport = config.actors, config.trainer.ranks, config.actors.weight_transport
+    if config.cluster.layout == "disaggregated":
+        if transport == "ipc":
+            yield "actors.weight_transport=ipc needs cluster.layout=colocated: both on one GPU; use auto"
+        return
+    if actors.rollout_workers != ranks:
+        yield (
+            f"cluster.layout=colocated needs actors.rollout_workers = trainer.ranks, got {actors.rollout_workers} and "
+            f"{ranks}: an engine sits on the GPU of each rank; set both to the number of GPUs"
+        )
+    if (most := actors.max_rollout_workers) not in (None, actors.rollout_workers):
+        yield f"cluster.layout=colocated has a worker per rank, got actors.max_rollout_workers={most}; leave it out"
+    if (size := config.rollout.engine.tensor_parallel) > 1:
+        yield f"cluster.layout=colocated needs rollout.engine.tensor_parallel=1, got {size}; use 1, or disaggregated"
+    if config.rollout.engine.kv_cache_mb is None:
+        yield (
+            "cluster.layout=colocated needs rollout.engine.kv_cache_mb, got null: the engine would leave the learner "
+            "rank nothing; set what the rank leaves, see rloop plan"
+        )
+    if transport == "nccl":
+        yield "actors.weight_transport=nccl needs cluster.layout=disaggregated: NCCL connects different GPUs; use auto"
+    if transport == "ipc" and ranks > 1:
+        yield f"actors.weight_transport=ipc needs trainer.ranks=1, got {ranks}: rank 0 serves its own GPU; use auto"
 
 
 def _multiples(size: int, divisor: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.rundir import RunDir
-from cluster.settings import Refused
+from cluster.settings import Refused, load
 from cluster.staffing import ROLES
 from rollout.storage import LocalDisk
 
@@ -38,11 +38,19 @@ def ask(run_dir: Path, wanted: Mapping[str, int]) -> None:
     """Leave word for the run.
 
     Raises:
-        Refused: When it is not under way.
+        Refused: When it is not under way, or cannot be so many.
     """
     file, status = RunDir(run_dir).status, RunDir(run_dir).read_status()
     if status is None or status.state in _OVER or time.time() - file.stat().st_mtime > _LIVE_S:
         raise Refused([f"{run_dir}: no run is under way there; its size at the start is actors.rollout_workers"])
+    config = load(RunDir(run_dir).config)
+    if config.cluster.layout == "colocated" and wanted.get("rollout", 0) > config.trainer.ranks:
+        raise Refused(
+            [
+                f"rollout={wanted['rollout']}: there is a place beside each learner rank, and no other "
+                f"(cluster.layout=colocated); ask for {config.trainer.ranks} or fewer"
+            ]
+        )
     LocalDisk(run_dir).replace(FILE, json.dumps(asked(run_dir) | dict(wanted)).encode())
 
 

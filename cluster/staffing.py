@@ -50,7 +50,7 @@ class Staffing:
         pools: The verifier pools.
         core: The learning side, which nobody joins while it comes up.
         bounds: How many there may be.
-        ask_for_seat: Asks the cluster for room for one more worker.
+        ask_for_seat: Asks the cluster for room for one more worker; None when there can be no more.
         count_nodes: Nodes of the cluster: pools follow them, one on each.
         asked: What people have told the run since it started, by role.
         doomed: Workers on nodes that are about to go.
@@ -63,7 +63,7 @@ class Staffing:
         pools: Pools,
         core: Ensemble,
         bounds: Bounds,
-        ask_for_seat: Callable[[], Seat],
+        ask_for_seat: Callable[[], Seat | None],
         count_nodes: Callable[[], int],
         asked: Callable[[], Mapping[str, int]],
         doomed: Callable[[], Collection[str]],
@@ -80,7 +80,6 @@ class Staffing:
         self._clock = clock
         self._seats: list[Seat] = []
         self._changes: dict[str, asyncio.Task[None]] = {}
-        self._coming = 0
         self._not_before = float("-inf")
         self.wanted: dict[str, int] = {}
         """Who would be, if there were room: as of the last look."""
@@ -122,16 +121,15 @@ class Staffing:
         workers = list(self._workforce.workers)
         for name in {*workers[wanted:], *self._doomed()}:  # the newest go first
             self._begin(name, partial(self._let_go, name))
-        missing = wanted - len(workers) - self._coming
+        missing = wanted - len(workers) - self._workforce.coming
         if self._clock() < self._not_before:
             missing = 0
         while len(self._seats) > max(missing, 0):
             self._seats.pop().free()
-        while len(self._seats) < min(missing, _AT_ONCE):
-            self._seats.append(self._ask_for_seat())
+        while len(self._seats) < min(missing, _AT_ONCE) and (seat := self._ask_for_seat()):
+            self._seats.append(seat)
         for seat in [seat for seat in self._seats if seat.granted()]:
             self._seats.remove(seat)
-            self._coming += 1
             self._begin(f"seat {id(seat)}", partial(self._take_in, seat))
 
     def _look_at_pools(self, wanted: int) -> None:
@@ -154,11 +152,8 @@ class Staffing:
             logger.warning("%s: %s: %s; tried again in %g s", what, type(error).__name__, error, _RETRY_S)
 
     async def _take_in(self, seat: Seat) -> None:
-        try:
-            name = await self._workforce.recruit(self._core, seat)
-            logger.info("%s has joined", name)
-        finally:
-            self._coming -= 1
+        name = await self._workforce.recruit(self._core, seat)
+        logger.info("%s has joined", name)
 
     async def _let_go(self, name: str) -> None:
         await self._workforce.let_go(name)

@@ -27,7 +27,9 @@ class Seat(Protocol):
     """Room for one worker, asked for; `actors.ray_app.Seat` is one."""
 
     group: Any
-    """What Ray knows it by."""
+    """The reservation, as Ray knows it."""
+    bundle: int
+    """Which part of it."""
 
     def granted(self) -> bool:
         """Whether it is there."""
@@ -66,9 +68,14 @@ class Workforce:
         """Fewer are not enough: one that is lost then is replaced, whether or not there is room at the moment."""
 
     @property
+    def coming(self) -> int:
+        """How many come up just now."""
+        return len(self._coming)
+
+    @property
     def short(self) -> bool:
         """Whether there are too few, those included who come up just now."""
-        return len(self.workers) + len(self._coming) < self.least
+        return len(self.workers) + self.coming < self.least
 
     async def hire(self, count: int = 1, seat: "Seat | None" = None) -> list[str]:
         """Bring up new workers, engines and all; returns their names. `seat` is where a single one sits."""
@@ -76,8 +83,8 @@ class Workforce:
         self._hired += count
         names = [f"rollout-worker-{number}" for number in numbers]
         pools = [self._pool(number) for number in numbers]
-        if seat:
-            self._seats[names[0]] = seat
+        seats = [seat] if seat else [self._casting.place() for _ in names]
+        self._seats |= {name: one for name, one in zip(names, seats, strict=True) if one}
         await asyncio.gather(*map(self._come_up, names, pools))
         return names
 

@@ -50,6 +50,7 @@ PROBE_SLOTS = 4
 PROBE_PRIORITY = -1
 """Before all answers, which have 0, where these are more than the slots and take those of the probe too."""
 
+_ALL_THERE_IS, _NEXT_TO_NOTHING = 0.92, 0.01  # of a GPU; the first is vLLM's own default
 _INITIAL_LABEL = "default"  # vLLM's label for the weights it started with, our version 0
 _PROBE_IDS = itertools.count()
 
@@ -361,6 +362,8 @@ def _engine_args(
         # Seeded sampling on CPU cannot take a draw back, and a prompt prefilled in chunks makes vLLM try: it dies.
         enable_chunked_prefill=False if on_cpu else None,
         kv_cache_memory_bytes=None if config.kv_cache_mb is None else config.kv_cache_mb << 20,
+        # With a cache of a given size vLLM only looks whether this share is free: a learner rank may be there already.
+        gpu_memory_utilization=_ALL_THERE_IS if config.kv_cache_mb is None else _NEXT_TO_NOTHING,
         enable_prefix_caching=config.prefix_caching,
         # The distribution that was really sampled: raw log-probs ignore the temperature.
         logprobs_mode="processed_logprobs",

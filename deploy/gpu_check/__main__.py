@@ -21,7 +21,7 @@ from rich.console import Console
 from deploy.gpu_check.outcomes import Outcome, exit_code, table, verdict, write_json
 from deploy.gpu_check.own_process import answer, run_part
 from deploy.gpu_check.place import Place, Skipped, Wrong
-from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV
+from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV, SHARED_GPU_ENGINE_ENV
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ PARTS = (
     Part("learner", "training", 300),
     Part("engine", "generation", 900),
     Part("transfer", "generation", 900),
+    Part("ipc", "generation", 900),
     Part("nccl", "generation", 900),
     Part("loop", "whole_run", 1800),
 )
@@ -85,8 +86,9 @@ def _environ(device: str, part: str) -> dict[str, str]:
     """As a run gives it to its actors; a whole run gives it to its own."""
     if part == "loop":
         return dict(os.environ)
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    return {**os.environ, **(ENGINE_ENV if device == "cpu" else GPU_ENGINE_ENV), **hidden}
+    if device == "cpu":
+        return {**os.environ, **ENGINE_ENV, "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **(SHARED_GPU_ENGINE_ENV if part == "ipc" else GPU_ENGINE_ENV)}
 
 
 def _be(name: str, place: Place, said: Path) -> int:

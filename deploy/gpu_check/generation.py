@@ -46,6 +46,14 @@ def nccl(place: Place) -> str:
     return asyncio.run(_transfer(place, "nccl"))
 
 
+def ipc(place: Place) -> str:
+    """Two versions by CUDA-IPC, learner and engine on one GPU."""
+    if place.device == "cpu":
+        raise Skipped("CUDA-IPC hands over memory of a GPU")
+    place.gpus()
+    return asyncio.run(_transfer(place, "ipc"))
+
+
 @asynccontextmanager
 async def _running(place: Place, transport: Transport = "shared_memory", gpu: int = 0) -> AsyncIterator[Any]:
     """An engine with a KV cache of a fixed size, so that the learner has room on the same GPU."""
@@ -111,9 +119,9 @@ async def _engine(place: Place) -> str:
 
 
 async def _transfer(place: Place, transport: Transport) -> str:
-    pushed, dtype = transport == "nccl", place.dtype
-    options = {"weight_transport": transport, "publish_dtype": dtype, "open_group": open_group if pushed else None}
-    async with _running(place, transport, gpu=int(pushed)) as made:
+    apart, dtype = transport == "nccl", place.dtype
+    options = {"weight_transport": transport, "publish_dtype": dtype, "open_group": open_group if apart else None}
+    async with _running(place, transport, gpu=int(apart)) as made:
         with one_rank(place.model(), compute_dtype=dtype, **options) as rank:
             layout, took_ms, off, moved = rank.layout(), [], 0.0, np.inf
             files = [MemoryFile(f"rloop-check-{side}", layout.nbytes) for side in "ab"]

@@ -118,11 +118,11 @@ def test_a_job_survives_more_workers_fewer_workers_and_the_loss_of_a_node(cluste
     assert audit.returncode == 0, audit.stdout
 
 
-def test_a_job_that_is_stopped_goes_on_from_its_checkpoint_and_survives_the_loss_of_its_learner(
+def test_a_colocated_job_that_is_stopped_goes_on_from_its_checkpoint_and_survives_the_loss_of_both_together(
     cluster: LocalCluster, here: Path
 ) -> None:
     run_dir = here / "runs" / "stopped"
-    there = [*SMALL, "schedule.iterations=1", "schedule.rl_steps=40"]
+    there = [*SMALL, "cluster.layout=colocated", "schedule.iterations=1", "schedule.rl_steps=40"]
     submitted = cluster.rloop("submit", RECIPE, "--name", "stopped", "--detach", *there, cwd=here)
     assert submitted.returncode == 0, submitted.stdout
     until(cluster, run_dir, "it trains", lambda status: status.phase == "rl" and status.step > 2)
@@ -140,10 +140,12 @@ def test_a_job_that_is_stopped_goes_on_from_its_checkpoint_and_survives_the_loss
     resumed = cluster.rloop("submit", RECIPE, "--name", "stopped", "--resume", "--detach", *there, cwd=here)
     assert resumed.returncode == 0, resumed.stdout
     until(cluster, run_dir, "it trains again", lambda status: status.phase == "rl" and status.step > manifest["step"])
-    cluster.kill_node(cluster.node_of("LearnerRank"))
+    home = cluster.node_of("LearnerRank")
+    assert cluster.node_of("RolloutWorker") == home
+    cluster.kill_node(home)
     ended = cluster.rloop("logs", "stopped", "--follow", cwd=here, timeout_s=300)
     assert ended.returncode == 0, ended.stdout
     assert f"after step {manifest['step']} of 40" in ended.stdout
-    assert any(name.startswith("learner-") for name in victims(run_dir))
+    assert {name.split("-")[0] for name in victims(run_dir)} >= {"learner", "rollout"}
     table = cluster.rloop("status", "stopped", cwd=here)
     assert "succeeded" in table.stdout

@@ -201,6 +201,17 @@ def test_an_engine_of_one_slot_has_none_beside_it_that_could_share_a_batch(engin
     assert slots == {1: 1, 12: 12 + PROBE_SLOTS}
 
 
+def test_a_cache_of_a_given_size_wants_no_share_of_the_gpu_that_a_learner_rank_may_have_taken(model_dir):
+    from rollout.vllm_engine import _engine_args
+
+    shares = {
+        size: _engine_args(str(model_dir), EngineConfig(kv_cache_mb=size), 256, 0, "ipc").gpu_memory_utilization
+        for size in (64, None)
+    }
+    assert shares[64] < 0.05
+    assert shares[None] > 0.9
+
+
 def test_a_prompt_cached_under_old_weights_is_read_anew(engine, reference, run):
     run(answer(engine, request(LONG_PROMPT, temperature=0.0)))
     run(engine.load_weights(reference.stage_new_weights()))

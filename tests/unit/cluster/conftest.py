@@ -28,6 +28,8 @@ class FakePeer:
         self.blocked_s = 0.0
         self.health = {"tokens": 0.0, "requests": 0.0}
         self.raises: dict[str, Exception] = {}
+        self.may_come = asyncio.Event()
+        self.may_come.set()
 
     def __getattr__(self, method: str) -> Any:
         return lambda *args: self.call(method, *args)
@@ -35,6 +37,8 @@ class FakePeer:
     async def call(self, method: str, *args: Any) -> Any:
         if self.state == "silent":
             await asyncio.sleep(60)
+        if method == "engine_pids":
+            await self.may_come.wait()
         if self.state == "dead":
             raise PeerAway(f"{self.name} died") if self.comes_back else PeerLost(f"{self.name} died")
         if method == "pulse":
@@ -62,12 +66,19 @@ class FakeCasting:
 
     def __init__(self, log: list[str]) -> None:
         self.log, self.unfit = log, set[str]()
+        self.open = asyncio.Event()
+        """Until it is set nobody comes up."""
+        self.open.set()
 
     def worker(self, name: str, *_: object) -> FakePeer:
         worker = FakePeer(name, self.log, comes_back=False)
+        worker.may_come = self.open
         if name in self.unfit:
             worker.raises["engine_pids"] = RuntimeError("no room on any node")
         return worker
+
+    def place(self) -> None:
+        return None
 
     def verifier_pool(self, number: int) -> tuple[str, FakePeer]:
         return f"verifiers-{number}", FakePeer(f"verifiers-{number}", self.log)

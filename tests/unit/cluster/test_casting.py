@@ -73,6 +73,43 @@ def test_ranks_and_workers_ask_ray_for_what_the_plan_says_and_what_does_not_fit_
     Casting(config, tmp_path, FakeRay, [Node("here", cpus=2, gpus=0)], learns=False)
 
 
+def colocated(tmp_path: Path, pairs: int, **actors: object) -> Casting:
+    settings = {
+        "cluster": {"layout": "colocated", "device": "cuda"},
+        "actors": {"rollout_workers": pairs, **actors},
+        "trainer": {"ranks": pairs},
+    }
+    return Casting(RunConfig.model_validate(settings), tmp_path, FakeRay, [Node("here", cpus=8, gpus=pairs)])
+
+
+def test_in_the_colocated_layout_a_rank_and_a_worker_have_half_of_the_same_bundle_each(tmp_path: Path):
+    cast = colocated(tmp_path, pairs=2)
+    seats = [cast.place(), cast.place()]
+    workers = [cast.worker(f"w{i}", "m", None, None, seat) for i, seat in enumerate(seats)]
+    for i, (worker, rank) in enumerate(zip(workers, cast.ranks("m").values(), strict=True)):
+        for peer in (worker, rank):
+            assert (peer["gang"], peer["num_gpus"], peer["num_cpus"]) == (("gang", i), 0.5, 1)
+    assert cast.seat() is None
+    with pytest.raises(RuntimeError, match="no learner rank is left without a rollout worker"):
+        cast.place()
+    seats[0].free()
+    seats[0].free()
+    assert cast.seat().bundle == 0  # for who takes its place
+    assert cast.seat() is None
+
+
+def test_memory_of_a_gpu_is_handed_over_only_where_it_is_shared(tmp_path: Path):
+    cast = colocated(tmp_path, pairs=1, weight_transport="ipc")
+    worker, rank = cast.worker("w", "m", None, None, cast.place()), cast.ranks("m")["learner-0"]
+    assert worker["env"]["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
+    assert "ipc" in rank["args"]
+    other = colocated(tmp_path, pairs=1)
+    assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in other.worker("w", "m", None, None, other.place())["env"]
+    on_cpu = {"cluster": {"layout": "colocated", "device": "cpu"}, "actors": {"weight_transport": "ipc"}}
+    with pytest.raises(Refused, match="ipc works where learner and engine share one GPU"):
+        Casting(RunConfig.model_validate(on_cpu), tmp_path, FakeRay, NODES)
+
+
 def test_actors_are_called_by_their_run_and_two_runs_of_a_name_are_one_too_many(tmp_path: Path):
     class Crowded(FakeRay):
         @staticmethod

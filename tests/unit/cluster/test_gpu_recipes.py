@@ -23,7 +23,11 @@ SIZES = {
     | {"num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
 }
 PARAMETERS = {"qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-8b": 8_190_735_360}
-GPUS = {"qwen3-0.6b": 2, "qwen3-1.7b": 8, "qwen3-8b": 32}
+GPUS = {"qwen3-0.6b": 1, "qwen3-1.7b": 8, "qwen3-8b": 32}
+
+
+def recipe_of(name: str) -> str:
+    return f"{name}-{GPUS[name]}gpu{'s' if GPUS[name] > 1 else ''}"
 
 
 def tensors(size: dict[str, int]) -> dict[str, list[int]]:
@@ -86,7 +90,7 @@ def plan(tmp_path, model):
         }
         file = tmp_path / "cluster.yaml"
         file.write_text(json.dumps(cluster))
-        overlays = ["gpu.yaml", f"gpu/{name}-{GPUS[name]}gpus.yaml"]
+        overlays = ["gpu.yaml", f"gpu/{recipe_of(name)}.yaml"]
         recipe = [str(RECIPES / each) for each in ["gsm8k.yaml", *overlays]]
         inputs = ["data.path=train.jsonl", f"model.path={model(name)}"]
         options = ["--cluster", str(file), "--gpu-gib", str(gpu_gib)]
@@ -97,7 +101,7 @@ def plan(tmp_path, model):
 
 def test_there_is_a_size_for_every_recipe():
     recipes = {path.stem for path in (RECIPES / "gpu").glob("*.yaml")}
-    assert recipes == {f"{name}-{gpus}gpus" for name, gpus in GPUS.items()}
+    assert recipes == set(map(recipe_of, GPUS))
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -109,13 +113,11 @@ def test_everybody_finds_room_on_the_gpus_of_the_name_and_nothing_is_wasted(plan
     gpus = [row[row.index("of") - 1 : row.index("of") + 2] for row in used if row[0].startswith("gpu")]
     assert gpus == [[str(min(GPUS[name], 8)), "of", str(min(GPUS[name], 8))]] * -(-GPUS[name] // 8)
     (rank,) = [line.split() for line in said.output.splitlines() if line.split()[:2] == ["learner", "rank"]]
-    (documented,) = [
-        row.split("|") for row in DOCS.read_text().splitlines() if f"{name}-{GPUS[name]}gpus.yaml` |" in row
-    ]
+    (documented,) = [row.split("|") for row in DOCS.read_text().splitlines() if f"{recipe_of(name)}.yaml` |" in row]
     assert documented[-2].strip() == rank[2]
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", [name for name, gpus in GPUS.items() if gpus > 1])
 def test_half_as_many_gpus_are_too_few(plan, name):
     said = plan(name, GPUS[name] // 2, 80)
     assert "no room for" in str(said.exception)
@@ -124,4 +126,4 @@ def test_half_as_many_gpus_are_too_few(plan, name):
 @pytest.mark.parametrize("name", SIZES)
 def test_gpus_of_half_the_memory_are_too_small(plan, name):
     said = plan(name, GPUS[name], 40)
-    assert "a learner rank takes about" in str(said.exception)
+    assert "takes about" in str(said.exception)

@@ -8,9 +8,12 @@ from cluster.config import RunConfig
 from cluster.placement import Crew, Node, crews, place
 
 
-def config(ranks: int = 1, workers: int = 1, tensor_parallel: int = 1, pools: int = 1) -> RunConfig:
+def config(
+    ranks: int = 1, workers: int = 1, tensor_parallel: int = 1, pools: int = 1, layout: str = "disaggregated"
+) -> RunConfig:
     return RunConfig.model_validate(
         {
+            "cluster": {"layout": layout},
             "trainer": {"ranks": ranks},
             "actors": {"rollout_workers": workers},
             "rollout": {"engine": {"tensor_parallel": tensor_parallel}},
@@ -54,6 +57,16 @@ def placed(found) -> dict[str, dict[str, int]]:
                 "n2": {"verifier pool": 1},
             },
         ),
+        (  # both on one GPU
+            config(layout="colocated"),
+            nodes(1),
+            {"n0": {"colocated pair": 1, "verifier pool": 1}},
+        ),
+        (  # pairs together, as learner ranks are
+            config(ranks=6, workers=6, layout="colocated"),
+            nodes(4, 4, 4),
+            {"n0": {"colocated pair": 4, "verifier pool": 1}, "n1": {"colocated pair": 2}},
+        ),
     ],
 )
 def test_who_goes_where_on_gpus(run, cluster, homes):
@@ -71,9 +84,21 @@ def test_on_cpus_an_engine_and_a_rank_take_a_core_each():
     }
 
 
+def test_who_learns_nothing_has_no_pairs_and_an_engine_gets_its_gpu_to_itself():
+    needed = crews(config(layout="colocated"), on_gpu=True, learns=False)
+    assert {crew.role: crew.gpus for crew in needed if crew.count} == {"rollout worker": 1, "verifier pool": 0}
+
+
 @pytest.mark.parametrize(
     ("run", "cluster", "problem"),
     [
+        (
+            config(ranks=8, workers=8, layout="colocated"),
+            nodes(4, 2),
+            "no room for 2 of 8 colocated pairs: each takes 1 GPU and 2 CPUs of one node, and besides the others there "
+            "is left 0 of 4 GPUs on 1 node, 0 of 2 GPUs on 1 node; lower trainer.ranks and actors.rollout_workers, or "
+            "add nodes",
+        ),
         (
             config(ranks=4, workers=8),
             nodes(8),

@@ -67,6 +67,17 @@ def test_a_cluster_file_is_filled_and_nothing_is_started(plan):
     assert "Everybody finds room" in said.output
 
 
+def test_pairs_have_a_column_of_their_own_and_must_fit_on_their_gpu_together(plan):
+    pairs = ["cluster.layout=colocated", "trainer.ranks=8", "actors.rollout_workers=8"]
+    said = plan(*pairs, "rollout.engine.kv_cache_mb=512", "--gpu-gib", "9")
+    assert said.exit_code == Exit.DONE, said.output
+    rows = [line.split() for line in said.output.splitlines()]
+    assert ["node", "colocated", "pairs", "verifier", "pools", "GPUs", "CPUs"] in rows
+    assert ["gpu-0", "8", "1", "8", "of", "8", "16", "of", "96"] in rows
+    said = plan(*pairs, "rollout.engine.kv_cache_mb=8000", "--gpu-gib", "9")
+    assert "a pair takes about" in str(said.exception.problems)
+
+
 def test_what_does_not_fit_is_refused_after_the_table(plan):
     said = plan("trainer.ranks=16", "actors.rollout_workers=1")
     assert isinstance(said.exception, Refused)

@@ -10,8 +10,11 @@ from cluster.rundir import RunDir
 from cluster.settings import Refused
 
 
-def shows(run_dir: Path, status: RunStatus) -> None:
+def shows(run_dir: Path, status: RunStatus, layout: str = "disaggregated") -> None:
     RunDir(run_dir).write_status(status)
+    RunDir(run_dir).config.write_text(
+        f"cluster: {{layout: {layout}}}\ndata: {{task: countdown}}\nverifier: {{name: countdown}}\n"
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["rollout"], ["rollout=0"], ["rollout=two"], ["learner=2"], ["rollout=-1"]])
@@ -33,6 +36,16 @@ def test_a_run_that_is_not_under_way_cannot_be_scaled(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no run is under way there"):
         scaling.ask(tmp_path, {"rollout": 2})
     assert scaling.asked(tmp_path) == {}
+
+
+def test_a_colocated_run_has_no_more_workers_than_ranks(tmp_path: Path) -> None:
+    shows(tmp_path, RunStatus(state="running"), layout="colocated")
+    with pytest.raises(
+        Refused, match=r"rollout=2: there is a place beside each learner rank, and no other .* for 1 or fewer"
+    ):
+        scaling.ask(tmp_path, {"rollout": 2})
+    scaling.ask(tmp_path, {"rollout": 1, "verifiers": 2})
+    assert scaling.asked(tmp_path) == {"rollout": 1, "verifiers": 2}
 
 
 def test_what_was_asked_for_stands_until_the_run_is_started_again(tmp_path: Path) -> None:

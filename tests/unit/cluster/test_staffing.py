@@ -16,14 +16,17 @@ class Room:
         self.left = seats
         self.asked = 0
         self.held = 0
+        self.most = 100
 
-    def seat(self) -> "FakeSeat":
+    def seat(self) -> "FakeSeat | None":
+        if self.asked == self.most:
+            return None
         self.asked += 1
         return FakeSeat(self)
 
 
 class FakeSeat:
-    group = "group"
+    group, bundle = "group", 0
 
     def __init__(self, room: Room) -> None:
         self.room, self.mine = room, False
@@ -191,6 +194,35 @@ def test_a_lost_worker_is_replaced_at_once_only_where_too_few_are_left(office):
         assert office.workers == ["rollout-worker-3"]
 
     office(scene, seats=2)
+
+
+def test_no_second_worker_is_asked_for_in_the_place_of_one_that_is_coming(office):
+    async def scene(office):
+        office.staffing._bounds = Bounds({"rollout": 1, "verifiers": 1}, {"rollout": 1, "verifiers": 1})
+        office.stage.worker("rollout-worker-0").state = "dead"
+        await office.stage.workforce.dismiss("rollout-worker-0")
+        office.stage.casting.open.clear()
+        replacing = asyncio.ensure_future(office.stage.workforce.recruit(office.stage.core))
+        while not office.stage.workforce.coming:
+            await asyncio.sleep(0)
+        office.staffing.look()
+        assert office.room.asked == 0
+        office.stage.casting.open.set()
+        await replacing
+        await office.look()
+        assert (office.workers, office.room.asked) == (["rollout-worker-1"], 0)
+
+    office(scene, seats=2)
+
+
+def test_where_there_are_no_more_places_none_are_asked_for(office):
+    async def scene(office):
+        office.room.most = 1
+        await office.look()
+        assert office.workers == ["rollout-worker-0", "rollout-worker-1"]
+        assert office.staffing.wanted["rollout"] == 3
+
+    office(scene, seats=5)
 
 
 def test_what_a_run_was_told_lowers_how_few_are_enough(office):

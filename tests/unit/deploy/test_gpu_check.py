@@ -117,13 +117,15 @@ def test_a_run_that_never_trained_is_found_out():
         summary([sync, {"phase": "eval"}])
 
 
-def test_the_run_of_the_last_part_fits_two_gpus_and_not_one():
-    name, *overrides = recipe("cuda")
+@pytest.mark.parametrize(("gpus", "layout"), [(1, "colocated"), (2, "disaggregated")])
+def test_the_run_of_the_last_part_fits_one_gpu_as_well_as_two(gpus, layout):
+    name, *overrides = recipe("cuda", gpus)
     config = load(Path(name), overrides)
     assert broken_rules(config) == []
+    assert config.cluster.layout == layout
     assert config.rollout.engine.dtype == config.trainer.compute_dtype == "bfloat16"
-    assert place(crews(config, on_gpu=True), [Node("here", 16, 2)]).problems == ()
-    assert place(crews(config, on_gpu=True), [Node("here", 16, 1)]).problems != ()
+    assert place(crews(config, on_gpu=True), [Node("here", 16, gpus)]).problems == ()
+    assert place(crews(config, on_gpu=True), [Node("here", 16, gpus - 1)]).problems != ()
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
