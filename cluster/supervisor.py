@@ -166,7 +166,9 @@ class Supervisor:
 
     @property
     def note(self) -> str:
-        """Who does not answer, or else the last incident, for people."""
+        """Who does not answer or is missing, or else the last incident, for people."""
+        if self._deserted:
+            return "no rollout worker is left; one joins when a node has room"
         silent = [name for name, vital in self._vitals.items() if vital.suspected]
         return f"{', '.join(sorted(silent))}: no answer" if silent else self._incidents.latest
 
@@ -203,7 +205,7 @@ class Supervisor:
         for name, ailment in zip(peers, await asyncio.gather(*judged), strict=True):
             if ailment:
                 self._mend(self._unit(name), name, ailment)
-        if self._recoveries or self._computing(now):
+        if self._recoveries or self._computing(now) or self._deserted:
             self._progress_at = self._now()
         if now - self._progress_at >= self._patience.stall_s:
             await self._stalled(now)
@@ -320,6 +322,11 @@ class Supervisor:
             if name.startswith("learner-") and vital.pulse and now - vital.heard_at < self._patience.suspect_s
             for one in vital.pulse.doing
         )
+
+    @property
+    def _deserted(self) -> bool:
+        """Whether all workers have left and room for others is asked for: the controller says how long that is borne."""
+        return not (self._workforce.workers or self._recoveries)
 
     async def _stalled(self, now: float) -> None:
         """Explain it, then act as configured."""

@@ -463,6 +463,23 @@ def test_a_long_learner_step_within_its_deadline_is_no_stall(play):
     assert play(scene).log == WHOLE_CORE_AGAIN
 
 
+def test_a_run_whose_last_worker_has_left_waits_for_room_and_says_so(play):
+    async def scene(stage):
+        await stage.workforce.let_go("rollout-worker-0")
+        stage.log.clear()
+        for _ in range(3):
+            await stage.look(after_s=100)
+        assert stage.supervisor.note == "no rollout worker is left; one joins when a node has room"
+        await stage.workforce.recruit(stage.core)
+        stage.log.clear()
+        await stage.look(after_s=100)
+        assert (stage.supervisor.note, stage.log) == ("", [])
+        await stage.look(after_s=21)
+
+    (row,) = play(scene).rows
+    assert row["noticed"].startswith("no progress for 121 s")
+
+
 def test_what_a_silent_learner_was_last_seen_doing_is_no_excuse_for_a_stall(play):
     async def scene(stage):
         stage.peers["learner-1"].doing = (Doing("step", 10.0),)
