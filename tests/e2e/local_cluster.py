@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ class LocalCluster:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port, self.dashboard_port = free_port(), free_port()
+        self.port, self.dashboard_port, self.metrics_port = free_port(), free_port(), free_port()
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.temporary: list[str] = []
         token = {"RAY_AUTH_TOKEN_PATH": str(home / "auth_token"), "RAY_AUTH_MODE": "token"}
@@ -45,7 +46,8 @@ class LocalCluster:
     def start_head(self) -> None:
         """A head without CPUs, whose dashboard is for this machine alone."""
         dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}"]
-        self._start("--head", f"--port={self.port}", "--num-cpus=0", *dashboard)
+        ports = [f"--port={self.port}", f"--metrics-export-port={self.metrics_port}"]
+        self._start("--head", "--num-cpus=0", *ports, *dashboard)
 
     def add_node(self, cpus: int) -> None:
         """One more node."""
@@ -77,6 +79,12 @@ class LocalCluster:
             assert node.poll() is None, f"a node ended:\n{text}"
             assert time.monotonic() < deadline, f"a node did not come up:\n{text}"
             time.sleep(0.2)
+
+    def gauges(self, run: str) -> set[str]:
+        """Names of a run's metrics on the head, where the drivers of jobs are."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        return {line.split("{")[0] for line in lines if line.startswith("ray_rloop_") and f'run="{run}"' in line}
 
     def raylet(self, index: int) -> psutil.Process | None:
         """The process that is a node, for the rest of the cluster."""

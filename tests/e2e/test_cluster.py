@@ -11,6 +11,7 @@ from local_cluster import LocalCluster
 
 from actors.records import RunStatus
 from cluster.exits import Exit
+from cluster.gauges import GAUGES
 from cluster.rundir import RunDir
 
 pytestmark = pytest.mark.timeout(900)
@@ -91,6 +92,14 @@ def victims(run_dir: Path) -> list[str]:
     return [json.loads(line)["victim"] for line in (run_dir / "incidents.jsonl").read_text().splitlines()]
 
 
+def assert_all_gauges_are_shown(cluster: LocalCluster, run: str) -> None:
+    """Ray passes them on every few seconds."""
+    deadline = time.monotonic() + 30
+    while missing := {f"ray_{gauge.name}" for gauge in GAUGES} - cluster.gauges(run):
+        assert time.monotonic() < deadline, missing
+        time.sleep(1)
+
+
 def test_a_job_survives_more_workers_fewer_workers_and_the_loss_of_a_node(cluster: LocalCluster, here: Path) -> None:
     run_dir = here / "runs" / "grown"
     length = ["schedule.rl_steps=100", "schedule.iterations=1"]
@@ -107,6 +116,8 @@ def test_a_job_survives_more_workers_fewer_workers_and_the_loss_of_a_node(cluste
     assert more.stdout.splitlines()[-1] == "rollout: 2 of 2"
     fewer = cluster.rloop("scale", str(run_dir), "rollout=1", cwd=here)
     assert fewer.returncode == 0, fewer.stdout
+
+    assert_all_gauges_are_shown(cluster, "grown")
 
     before = until(cluster, run_dir, "one worker is left", lambda status: status.staff["rollout"] == 1)
     assert before.step < 100, "the run was over before a node was lost"
