@@ -325,7 +325,7 @@ class Supervisor:
 
     @property
     def _deserted(self) -> bool:
-        """Whether all workers have left and room for others is asked for: the controller says how long that is borne."""
+        """Whether all workers have left, and room for others is asked for; the controller bounds how long it waits."""
         return not (self._workforce.workers or self._recoveries)
 
     async def _stalled(self, now: float) -> None:
