@@ -124,6 +124,7 @@ class Casting:
                 self._config.cluster.seed,
                 self._transport,
                 actors.transfer_timeout_s,
+                neighbour=seat.bundle if seat and self._transport == "ipc" else None,
             ),
             partial(make_decoder, model_dir),
             buffer,
@@ -283,12 +284,18 @@ class Casting:
 
 
 def make_engine(
-    model_dir: str, engine: Any, context_length: int, seed: int, transport: Transport, transfer_timeout_s: float
+    model_dir: str,
+    engine: Any,
+    context_length: int,
+    seed: int,
+    transport: Transport,
+    transfer_timeout_s: float,
+    neighbour: int | None,
 ) -> Any:
     """The vLLM engine; runs in the worker's process, where the import of vllm belongs."""
     from rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model_dir, engine, context_length, seed, transport, transfer_timeout_s)
+    return VllmEngine(model_dir, engine, context_length, seed, transport, transfer_timeout_s, neighbour)
 
 
 def open_group(host: str, port: int, size: int, device: Any) -> Any:

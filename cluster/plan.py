@@ -114,6 +114,12 @@ def engine_bytes(config: RunConfig, model: ModelFacts) -> tuple[int, int | None]
     return weights, None if engine.kv_cache_mb is None else engine.kv_cache_mb * MIB
 
 
+def handed_over_bytes(config: RunConfig, model: ModelFacts) -> int:
+    """Versions that a learner rank keeps on its GPU for the engine beside it: two, by CUDA-IPC, else none."""
+    whole = model.parameters * ITEM_SIZES[config.rollout.engine.dtype]
+    return 2 * whole if config.actors.weight_transport == "ipc" else 0
+
+
 def _gpu_memory(config: RunConfig, model: ModelFacts, gpu_gib: float | None) -> Table:
     table = Table(title="memory of a GPU, by formula", box=box.SIMPLE, title_justify="left")
     for column in ("of a", "GiB", "for"):
@@ -125,7 +131,10 @@ def _gpu_memory(config: RunConfig, model: ModelFacts, gpu_gib: float | None) -> 
         "activations": rank.activations,
         "log-probs": rank.logits,
     }
-    table.add_row("learner rank", f"{rank.total / GIB:.1f}", ", ".join(f"{n} {b / GIB:.1f}" for n, b in parts.items()))
+    if copies := handed_over_bytes(config, model):
+        parts["weights for the engine"] = copies
+    taken = f"{sum(parts.values()) / GIB:.1f}"
+    table.add_row("learner rank", taken, ", ".join(f"{n} {b / GIB:.1f}" for n, b in parts.items()))
     kept = "what is left for the KV cache" if cache is None else f"KV cache {cache / GIB:.1f}"
     table.add_row("rollout worker", f"{(weights + (cache or 0)) / GIB:.1f}", f"weights {weights / GIB:.1f}, {kept}")
     if gpu_gib:
@@ -135,7 +144,8 @@ def _gpu_memory(config: RunConfig, model: ModelFacts, gpu_gib: float | None) -> 
 
 def _too_large(config: RunConfig, model: ModelFacts, gpu_gib: float) -> list[str]:
     room = (gpu_gib - _CONTEXT_GIB) * GIB
-    rank, (weights, cache) = learner_memory(config, model.shape).total, engine_bytes(config, model)
+    rank = learner_memory(config, model.shape).total + handed_over_bytes(config, model)
+    weights, cache = engine_bytes(config, model)
     one = model.kv_values_per_token * ITEM_SIZES[config.rollout.engine.dtype] * config.rollout.context_length
     taken = weights + (one // config.rollout.engine.tensor_parallel if cache is None else cache)
     problems = []

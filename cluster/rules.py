@@ -264,8 +264,6 @@ def _layout(config: "RunConfig") -> Iterator[str]:
         )
     if transport == "nccl":
         yield "actors.weight_transport=nccl needs cluster.layout=disaggregated: NCCL connects different GPUs; use auto"
-    if transport == "ipc" and ranks > 1:
-        yield f"actors.weight_transport=ipc needs trainer.ranks=1, got {ranks}: rank 0 serves its own GPU; use auto"
 
 
 def _multiples(size: int, divisor: int) -> str:

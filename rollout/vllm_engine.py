@@ -67,6 +67,7 @@ class VllmEngine:
         seed: For whatever a request's own seed does not decide.
         transport: How weights come, for life: vLLM is told at the start.
         transfer_timeout_s: How long one version may take to get in.
+        neighbour: The learner rank on the same GPU, where weights come by `ipc`.
 
     Raises:
         RuntimeError: The engine process did not come up.
@@ -80,6 +81,7 @@ class VllmEngine:
         seed: int,
         transport: Transport = "shared_memory",
         transfer_timeout_s: float = 600.0,
+        neighbour: int | None = None,
     ) -> None:
         self._expected = checkpoint_tensors(Path(model_dir), config.dtype)
         self._context_length = context_length
@@ -87,7 +89,9 @@ class VllmEngine:
         self._landing = WeightLanding()
         self._transfer_timeout_s = transfer_timeout_s
         self._inlet = (
-            WeightInlet(self._join_group, config.tensor_parallel, transfer_timeout_s) if transport in PUSHED else None
+            WeightInlet(self._join_group, config.tensor_parallel, transfer_timeout_s, neighbour)
+            if transport in PUSHED
+            else None
         )
         self._version = 0
         self._label = _INITIAL_LABEL  # names the weights in use: label of new tokens and salt of their KV blocks

@@ -45,12 +45,15 @@ class WeightInlet:
         workers: How many processes of the engine take weights (its tensor-parallel size).
         send_timeout_s: How long building a group, or one transfer, may take. The sender is told, and either end gives
             up then, each by itself.
+        neighbour: The learner rank on the engine's GPU, where each rank serves the engine beside it; None where rank 0
+            serves all engines.
     """
 
-    def __init__(self, join: JoinGroup, workers: int, send_timeout_s: float) -> None:
+    def __init__(self, join: JoinGroup, workers: int, send_timeout_s: float, neighbour: int | None = None) -> None:
         self._join = join
         self._workers = workers
         self._send_timeout_s = send_timeout_s
+        self._neighbour = neighbour
         self._source: RowSource | None = None
         self._line: Line | None = None
 
@@ -63,17 +66,23 @@ class WeightInlet:
         Raises:
             WeightsMissing: The sender cannot be reached or does not hold the version.
         """
-        if len(slot.layout.sources) != 1:
-            raise ValueError(
-                f"one learner rank pushes weights, got {len(slot.layout.sources)} sources for version {slot.version}; "
-                "learner and engine must be given the same actors.weight_transport"
-            )
-        (source,) = slot.layout.sources
+        source = self._source_among(slot.layout.sources)
         if self._line is None or source != self._source or self._line.ended():
             await self._meet(source)
         await self._say(version=slot.version)
         info: Info = (await self._hear(f"announcement of version {slot.version}", ANSWER_TIMEOUT_S))["update_info"]
         return info
+
+    def _source_among(self, sources: tuple[RowSource, ...]) -> RowSource:
+        if self._neighbour is None and len(sources) == 1:
+            return sources[0]
+        if self._neighbour is not None and len(sources) > self._neighbour:
+            return sources[self._neighbour]
+        who = "one learner rank pushes" if self._neighbour is None else f"learner rank {self._neighbour} must push"
+        raise ValueError(
+            f"{who} weights to this engine, got {len(sources)} sources; learner and engine must be given the same "
+            "actors.weight_transport"
+        )
 
     async def sent(self, version: int) -> None:
         """Let the sender begin; returns when all has gone out. To be awaited beside vLLM's `update_weights`.

@@ -105,9 +105,7 @@ class LearnerRank:
         start_adapters(self._policy.weights, self._seed)
         self._writer = CheckpointWriter(timeout_s)
         host = own_address(master_address, port)
-        self._shelf = make_shelf(
-            self._weight_transport, self._rank, self._world_size, host, self._device, self._open_group
-        )
+        self._shelf = make_shelf(self._weight_transport, self._rank, host, self._device, self._open_group)
 
     @property
     def policy(self) -> ShardedPolicy:

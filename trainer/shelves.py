@@ -32,7 +32,7 @@ class Shelf(Protocol):
 
 
 def make_shelf(
-    transport: Transport, rank: int, world_size: int, host: str, device: torch.device, open_group: OpenGroup | None
+    transport: Transport, rank: int, host: str, device: torch.device, open_group: OpenGroup | None
 ) -> Shelf | None:
     """The shelf that a transport needs, if any.
 
@@ -54,10 +54,9 @@ def make_shelf(
         opening = open_group  # not None, also where a type checker looks at the lambda
         sender = WeightSender(host, lambda workers: NcclCarrier(host, workers, device, opening)) if rank == 0 else None
         return WholeShelf(sender, torch.device("cpu"))
-    if world_size > 1 or device.type != "cuda":
+    if device.type != "cuda":
         raise ValueError(
-            "weight_transport=ipc works for one learner rank on a GPU that it shares with the engine, got "
-            f"{world_size} ranks on {device.type}; use auto"
+            f"weight_transport=ipc works on a GPU that learner rank and engine share, got {device.type}; use auto"
         )
     gpu = gpu_uuid(device)
     return WholeShelf(WeightSender(host, lambda workers: IpcCarrier(gpu)), device)

@@ -1,5 +1,6 @@
-"""What learner rank 0 keeps for engines that it pushes weights to: whole tensors, gathered one parameter at a time.
+"""What a learner rank keeps for engines that it pushes weights to: whole tensors, gathered one parameter at a time.
 
+Over NCCL rank 0 serves all engines; by CUDA-IPC each rank serves the engine on its own GPU.
 The copy is what lets training go on while engines take the version, and lets a newcomer have it later: the parameters
 themselves move on with the next step. It lies in host memory, so on the GPU there is never more than one whole
 parameter beside the shards. For CUDA-IPC it has to lie on the GPU that learner and engine share.
@@ -20,7 +21,7 @@ class WholeShelf:
     """Versions that engines may still ask for.
 
     Args:
-        sender: Who sends them; None on ranks other than 0, which take part in the gathering and keep nothing.
+        sender: Who sends them; None on ranks that take part in the gathering and keep nothing.
         device: Where the copies lie.
     """
 
@@ -35,7 +36,7 @@ class WholeShelf:
         return (self._sender.source,) if self._sender else ()
 
     def put(self, parameters: Mapping[str, DTensor], slot: WeightSlot, rank: int, world_size: int) -> None:
-        """Gather the parameters and, on rank 0, send them from now on as the slot's version. A collective."""
+        """Gather the parameters and, with a sender, send them from now on as the slot's version. A collective."""
         check_layout(parameters, slot.layout)
         if self._sender:
             self._sender.withdraw(slot.side)

@@ -99,10 +99,12 @@ def test_in_the_colocated_layout_a_rank_and_a_worker_have_half_of_the_same_bundl
 
 
 def test_memory_of_a_gpu_is_handed_over_only_where_it_is_shared(tmp_path: Path):
-    cast = colocated(tmp_path, pairs=1, weight_transport="ipc")
-    worker, rank = cast.worker("w", "m", None, None, cast.place()), cast.ranks("m")["learner-0"]
-    assert worker["env"]["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
-    assert "ipc" in rank["args"]
+    cast = colocated(tmp_path, pairs=2, weight_transport="ipc")
+    for i, rank in enumerate(cast.ranks("m").values()):
+        worker = cast.worker("w", "m", None, None, cast.place())
+        assert worker["env"]["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
+        assert worker["args"][1].keywords == {"neighbour": i}
+        assert "ipc" in rank["args"]
     other = colocated(tmp_path, pairs=1)
     assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in other.worker("w", "m", None, None, other.place())["env"]
     on_cpu = {"cluster": {"layout": "colocated", "device": "cpu"}, "actors": {"weight_transport": "ipc"}}

@@ -74,6 +74,8 @@ def test_pairs_have_a_column_of_their_own_and_must_fit_on_their_gpu_together(pla
     rows = [line.split() for line in said.output.splitlines()]
     assert ["node", "colocated", "pairs", "verifier", "pools", "GPUs", "CPUs"] in rows
     assert ["gpu-0", "8", "1", "8", "of", "8", "16", "of", "96"] in rows
+    said = plan(*pairs, "rollout.engine.kv_cache_mb=512", "actors.weight_transport=ipc")
+    assert "weights for the engine 0.0" in said.output  # two versions of a small model
     said = plan(*pairs, "rollout.engine.kv_cache_mb=8000", "--gpu-gib", "9")
     assert "a pair takes about" in str(said.exception.problems)
 

@@ -56,15 +56,6 @@ def test_a_countdown_run_with_defaults_breaks_no_rule() -> None:
         ({"cluster__layout": "colocated", "rollout__engine__kv_cache_mb": None}, "kv_cache_mb, got null"),
         ({"cluster__layout": "colocated", "actors__weight_transport": "nccl"}, "NCCL connects different GPUs"),
         ({"actors__weight_transport": "ipc"}, "ipc needs cluster.layout=colocated"),
-        (
-            {
-                "cluster__layout": "colocated",
-                "actors__weight_transport": "ipc",
-                "actors__rollout_workers": 2,
-                "trainer__ranks": 2,
-            },
-            "ipc needs trainer.ranks=1, got 2",
-        ),
         ({"model__scratch__num_kv_heads": 3}, "got 4 and 3; use one of 1, 2, 4 key/value heads"),
         ({"verifier__name": "math"}, "must be scored by verifier.name=countdown, got 'math'"),
         ({"data__countdown__train_numbers": [3, 6]}, "must list sizes from 3 to 5, got [3, 6]"),

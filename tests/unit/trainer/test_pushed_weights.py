@@ -16,7 +16,7 @@ import torch
 from rollout.engine import WeightsMissing
 from rollout.transports import choose
 from rollout.weight_inlet import WeightInlet
-from rollout.weights import WeightLayout, WeightSlot
+from rollout.weights import RowSource, WeightLayout, WeightSlot
 from trainer.carriers import PACKED_BYTES, IpcCarrier, NcclCarrier
 from trainer.config import TrainerConfig
 from trainer.learner import LearnerRank
@@ -57,8 +57,8 @@ def offer(sender: WeightSender, version: int) -> WeightSlot:
     return WeightSlot("", dataclasses.replace(LAYOUT, sources=(sender.source,)), version, side)
 
 
-def inlet_of(engine: FakeEngine, workers: int = 1, timeout_s: float = 1.0) -> WeightInlet:
-    return WeightInlet(engine.join, workers, timeout_s)
+def inlet_of(engine: FakeEngine, workers: int = 1, timeout_s: float = 1.0, neighbour: int | None = None) -> WeightInlet:
+    return WeightInlet(engine.join, workers, timeout_s, neighbour)
 
 
 def until(condition, seconds: float = 5.0) -> None:
@@ -256,8 +256,27 @@ def test_who_does_not_know_the_token_gets_nothing(nccl, sender):
 def test_a_layout_with_the_sources_of_another_transport_is_refused(nccl, sender):
     slot = offer(sender, 1)
     slot = dataclasses.replace(slot, layout=dataclasses.replace(slot.layout, sources=(sender.source,) * 2))
-    with pytest.raises(ValueError, match=r"one learner rank pushes weights, got 2 sources .* actors\.weight_transport"):
+    with pytest.raises(
+        ValueError, match=r"one learner rank pushes weights .* got 2 sources; .* actors\.weight_transport"
+    ):
         asyncio.run(inlet_of(FakeEngine(nccl)).announced(slot))
+    with pytest.raises(ValueError, match=r"learner rank 2 must push weights to this engine, got 2 sources"):
+        asyncio.run(inlet_of(FakeEngine(nccl), neighbour=2).announced(slot))
+
+
+def test_an_engine_takes_its_weights_from_the_rank_beside_it(nccl, sender):
+    slot, nobody = offer(sender, 7), RowSource("127.0.0.1", free_port(), "token")
+    slot = dataclasses.replace(slot, layout=dataclasses.replace(slot.layout, sources=(nobody, sender.source)))
+
+    async def run():
+        engine = FakeEngine(nccl)
+        await engine.load(inlet := inlet_of(engine, neighbour=1), slot)
+        inlet.close()
+        assert engine.weights.keys() == weights(7).keys()
+        with pytest.raises(WeightsMissing):
+            await inlet_of(FakeEngine(nccl), neighbour=0).announced(slot)
+
+    asyncio.run(run())
 
 
 def test_a_learner_pushes_what_it_staged_while_it_trains_on(nccl, model_dir):
@@ -337,11 +356,9 @@ def test_ipc_handles_are_exported_anew_for_each_update_in_the_order_of_the_layou
 
 def test_transports_that_cannot_work_are_refused_with_the_way_out(nccl):
     with pytest.raises(ValueError, match=r"nccl needs a learner that is given open_group"):
-        make_shelf("nccl", 0, 1, "127.0.0.1", CPU, None)
-    with pytest.raises(
-        ValueError, match="one learner rank on a GPU that it shares with the engine, got 1 ranks on cpu"
-    ):
-        make_shelf("ipc", 0, 1, "127.0.0.1", CPU, None)
+        make_shelf("nccl", 0, "127.0.0.1", CPU, None)
+    with pytest.raises(ValueError, match="ipc works on a GPU that learner rank and engine share, got cpu"):
+        make_shelf("ipc", 0, "127.0.0.1", CPU, None)
     with pytest.raises(ValueError, match="works between different GPUs, got none; use auto"):
         choose("nccl", one_host=False)
     with pytest.raises(ValueError, match="got one that learner and engine share"):
@@ -350,6 +367,6 @@ def test_transports_that_cannot_work_are_refused_with_the_way_out(nccl):
         choose("ipc", one_host=True, on_gpu=True)
     assert choose("nccl", one_host=False, on_gpu=True) == "nccl"
     assert choose("auto", one_host=False, on_gpu=True) == "tcp"
-    helper = make_shelf("nccl", 1, 2, "127.0.0.1", CPU, nccl.open_group)
+    helper = make_shelf("nccl", 1, "127.0.0.1", CPU, nccl.open_group)
     assert isinstance(helper, WholeShelf)
     assert helper.sources == ()
