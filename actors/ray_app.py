@@ -27,11 +27,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors import watchdog
 from actors.pulse import Pulse, Vitals, with_vitals
-from actors.ray_nodes import Seat, answer_of, draining_nodes, gang, is_one_host, nodes, nodes_that_miss
+from actors.ray_nodes import Reservation, answer_of, draining_nodes, is_one_host, nodes, nodes_that_miss
 from actors.waiting import DeadlineExceeded, PeerAway, PeerLost, name_this_process, this_process, within
 from rollout.records import BatchInfo
 
-__all__ = ["Seat", "draining_nodes", "gang", "is_one_host", "nodes", "nodes_that_miss"]  # of one seam with what is here
+__all__ = ["Reservation", "draining_nodes", "is_one_host", "nodes", "nodes_that_miss"]  # of one seam with what is here
 
 C = TypeVar("C")
 
@@ -152,7 +152,7 @@ def host(
     num_cpus: float = 0,
     num_gpus: float = 0,
     max_concurrency: int = 1000,
-    gang: tuple[PlacementGroup, int] | None = None,
+    seat: tuple[PlacementGroup, int] | None = None,
     spread: bool = False,
     stays_here: bool = False,
     comes_back: bool = True,
@@ -163,9 +163,10 @@ def host(
     Others know it as `name`; in the cluster, where several runs may be at work, it is called `rloop/run/name`. Raises
     `NameTaken` when one of that name is there.
 
-    With `spread` actors of a kind go to different nodes, as far as there are some. One that `stays_here` runs on this
-    node: the head, which outlives the others, where the caller is a Ray job. With `comes_back` a process that dies is
-    followed by another, newly constructed, under the same peer; calls that were under way are lost either way.
+    `seat` is a part of a reservation. With `spread` actors of a kind go to different nodes, as far as there are some.
+    One that `stays_here` runs on this node: the head, which outlives the others, where the caller is a Ray job. With
+    `comes_back` a process that dies is followed by another, newly constructed, under the same peer; calls that were
+    under way are lost either way.
     """
 
     class Host(_Host):
@@ -198,8 +199,8 @@ def host(
     if stays_here:
         here = ray.get_runtime_context().get_node_id()  # a soft wish is not kept for actors that take nothing
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
-    if gang:
-        group, bundle = gang
+    if seat:
+        group, bundle = seat
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
     actor = ray.remote(concurrency_groups={_PULSE: 1})(Host).options(**options)
     try:

@@ -13,7 +13,6 @@ import ray
 import ray.exceptions
 from ray._private.state import available_resources_per_node, state
 from ray.util.placement_group import (
-    PlacementGroup,
     placement_group,
     placement_group_table,
     remove_placement_group,
@@ -78,38 +77,22 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def gang(size: int, cpus_each: float, gpus_each: float, timeout_s: float) -> PlacementGroup:
-    """Room for `size` ranks that start together or not at all.
+class Reservation:
+    """Room asked for, in so many equal parts, together on as few nodes as there is room on: all of it or nothing.
 
-    Raises:
-        RuntimeError: When the cluster has no such room within the deadline.
+    The autoscaler sees what is not granted yet.
     """
-    bundle = _bundle(cpus_each, gpus_each)
-    group = placement_group([bundle] * size, strategy="PACK")
-    if not group.wait(timeout_s):
-        raise RuntimeError(
-            f"the cluster has no room for {size} learner ranks of {bundle} within {timeout_s:g} s; it has "
-            f"{ray.cluster_resources()}; lower trainer.ranks or add nodes"
-        )
-    return group
-
-
-class Seat:
-    """Room for one actor, asked for. The autoscaler sees what is not granted yet."""
 
     bundle = 0
 
-    def __init__(self, cpus: float, gpus: float) -> None:
-        self.group = placement_group([_bundle(cpus, gpus)])
+    def __init__(self, cpus: float, gpus: float, count: int = 1) -> None:
+        bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+        self.group = placement_group([bundle] * count, strategy="PACK")
 
     def granted(self) -> bool:
-        """Whether a node has it."""
+        """Whether nodes have it."""
         return bool(placement_group_table(self.group)["state"] == "CREATED")  # a wait of no time often misses it
 
     def free(self) -> None:
         """Give it back, with whoever sits there, or ask for it no longer."""
         remove_placement_group(self.group)
-
-
-def _bundle(cpus: float, gpus: float) -> dict[str, float]:
-    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})

@@ -1,15 +1,15 @@
 """Who plays what: builds every actor of a run from the parts of the configuration that it needs, and its resources."""
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.pulse import Pulse
 from cluster.materials import Materials
-from cluster.pairs import PairedSeat, PairedSeats
-from cluster.placement import PAIR, Node
+from cluster.placement import ENGINE, RANK, Node
 from cluster.room import crews_in, uses_gpus
+from cluster.seating import Seat, Seating
 from cluster.settings import Refused
 from rollout.transports import Transport, choose
 from trainer.schedules import make_scheduler
@@ -17,7 +17,6 @@ from trainer.schedules import make_scheduler
 if TYPE_CHECKING:
     from actors.ray_app import Peer
     from cluster.config import RunConfig
-    from cluster.workforce import Seat
 
 
 PATIENCE = 3
@@ -40,14 +39,15 @@ class Casting:
         self._run_dir = run_dir
         self._ray_app = ray_app
         self._title = config.cluster.name if learns else f"{config.cluster.name}-eval"
-        self._crews = {crew.role: crew for crew in crews_in(config, nodes, learns)}
+        self.seating = Seating(crews_in(config, nodes, learns), ray_app, config.actors.start_timeout_s)
+        """Where learner ranks and rollout workers sit; reserve the places first."""
         self.on_gpu = uses_gpus(config, nodes)
         try:
             self._transport = choose(
-                config.actors.weight_transport,
+                config.actors.weight_transport if learns else "auto",
                 one_host=ray_app.is_one_host(),
                 on_gpu=self.on_gpu,
-                shared_gpu=self.on_gpu and self._is_colocated,
+                shared_gpu=self.on_gpu and self.seating.colocated,
             )
         except ValueError as error:
             raise Refused([str(error)]) from None
@@ -59,25 +59,7 @@ class Casting:
         verifier = self._config.verifier
         name = "verifiers" if verifier.pools == 1 and number == 0 else f"verifiers-{number}"
         specs = self._config.verifier_specs()
-        return name, self._host(VerifierPool, name, specs, verifier.processes, spread=True)
-
-    def seat(self) -> "Seat | None":
-        """Room for one more rollout worker, asked for; None where there can be no more."""
-        if self._is_colocated:
-            return self._pairs.take()
-        return self._ray_app.Seat(*self._takes("rollout worker"))  # type: ignore[no-any-return]
-
-    def place(self) -> PairedSeat | None:
-        """Where the next rollout worker is to sit; None where Ray may choose.
-
-        Raises:
-            RuntimeError: When every place beside a learner rank is taken.
-        """
-        if not self._is_colocated:
-            return None
-        if seat := self._pairs.take():
-            return seat
-        raise RuntimeError("no learner rank is left without a rollout worker (cluster.layout=colocated)")
+        return name, self._host(VerifierPool, name, specs, verifier.processes, num_cpus=1, spread=True)
 
     def buffer(self, journal: Path, materials: Materials) -> "Peer":
         """The rollout buffer."""
@@ -100,16 +82,14 @@ class Casting:
             deadline_s=PATIENCE * actors.stall_s + actors.call_timeout_s,
         )
 
-    def worker(
-        self, name: str, model_dir: str, buffer: "Peer", verifiers: "Peer", seat: "Seat | None" = None
-    ) -> "Peer":
+    def worker(self, name: str, model_dir: str, buffer: "Peer", verifiers: "Peer", seat: Seat | None = None) -> "Peer":
         """A rollout worker with an engine of its own; `seat` is the room that it was granted."""
         from actors.rollout_worker import RolloutWorker
         from rollout.engine_env import ENGINE_ENV, GPU_ENGINE_ENV, SHARED_GPU_ENGINE_ENV
 
         gpu_env = SHARED_GPU_ENGINE_ENV if self._transport == "ipc" else GPU_ENGINE_ENV
         rollout, actors = self._config.rollout, self._config.actors
-        engine, (cpus, gpus) = rollout.engine, self._takes("rollout worker")
+        engine, (cpus, gpus) = rollout.engine, self.seating.takes(ENGINE)
         if rollout.deterministic:  # what shares an answer's batch, or is in the cache, rounds its log-probs differently
             engine = engine.model_copy(update={"max_num_seqs": 1, "prefix_caching": False})
         return self._host(
@@ -137,21 +117,20 @@ class Casting:
             num_cpus=cpus,
             num_gpus=gpus,
             spread=seat is None and not self.on_gpu,
-            gang=(seat.group, seat.bundle) if seat else None,
+            seat=(seat.group, seat.bundle) if seat else None,
             # Whoever calls has a deadline for each call; this one must not come first.
             deadline_s=max(actors.start_timeout_s, actors.transfer_timeout_s, actors.call_timeout_s),
             comes_back=False,  # another worker takes its place, under another name
         )
 
     def ranks(self, model_dir: str) -> "dict[str, Peer]":
-        """Learner ranks: a gang, placed together or not at all."""
+        """Learner ranks, in their places."""
         from rollout.engine_env import GPU_ENGINE_ENV
         from trainer.learner import LearnerRank
         from trainer.learner_env import LEARNER_ENV
 
-        config, (cpus, gpus) = self._config, self._takes("learner rank")
+        config, (cpus, gpus) = self._config, self.seating.takes(RANK)
         size = config.trainer.ranks
-        group = self._pairs.group if self._is_colocated else self._gang("learner rank")
         with_vllm = self._transport == "nccl"  # its communicator is what the engines' workers speak to
         return {
             f"learner-{rank}": self._host(
@@ -171,7 +150,7 @@ class Casting:
                 env=(GPU_ENGINE_ENV if with_vllm else {}) if self.on_gpu else LEARNER_ENV,
                 num_cpus=cpus,
                 num_gpus=gpus,
-                gang=(group, rank),
+                seat=(self.seating.ranks, rank),
                 deadline_s=config.actors.learner_timeout_s,
             )
             for rank in range(size)
@@ -234,37 +213,19 @@ class Casting:
         )
 
     def count_nodes(self) -> int:
-        """Nodes of the cluster that are up."""
-        return len(self._ray_app.nodes())
+        """Nodes of the cluster that are up and compute: a verifier pool finds room there."""
+        return sum(cpus > 0 for _, cpus, *_ in self._ray_app.nodes())
 
     def draining_nodes(self) -> set[str]:
         """Ids of those that are about to go, and that workers had better leave.
 
         None in the colocated layout: a worker's only place is there, and goes elsewhere with its rank.
         """
-        return set() if self._is_colocated else self._ray_app.draining_nodes()
+        return set() if self.seating.colocated else self._ray_app.draining_nodes()
 
     async def prod(self, process: Pulse) -> str:
         """Make a process write its stacks into `logs/`; returns its state (see `ray_app.prod`)."""
         return await self._ray_app.prod(process)  # type: ignore[no-any-return]
-
-    @property
-    def _is_colocated(self) -> bool:
-        return PAIR in self._crews
-
-    @cached_property
-    def _pairs(self) -> PairedSeats:
-        return PairedSeats(self._gang(PAIR), self._crews[PAIR].count)
-
-    def _gang(self, role: str) -> Any:
-        crew = self._crews[role]
-        return self._ray_app.gang(crew.count, crew.cpus, crew.gpus, self._config.actors.start_timeout_s)
-
-    def _takes(self, role: str) -> tuple[float, float]:
-        """CPUs and GPUs of one actor."""
-        if self._is_colocated:
-            return self._crews[PAIR].cpus / 2, self._crews[PAIR].gpus / 2
-        return self._crews[role].cpus, self._crews[role].gpus
 
     def _host(self, cls: type, name: str, *args: Any, deadline_s: float | None = None, **options: Any) -> "Peer":
         try:

@@ -50,7 +50,7 @@ Show = Callable[[RunStatus], object]
 Evaluation = tuple[EvalRow, "list[EvalCounts]"]
 
 
-class Crew:
+class Hired:
     """The actors that have been hired, in order; takes them down in the reverse order."""
 
     def __init__(self) -> None:
@@ -92,17 +92,17 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
         ):
             signals.listen()
             stop = signals.event
-            crew = Crew()
+            hired = Hired()
             try:
                 materials = await preparing
                 scaling.forget(run_dir)
-                assembled = await unless(stop, _assemble(config, ray_app, run_dir, materials, crew, show))
+                assembled = await unless(stop, _assemble(config, ray_app, run_dir, materials, hired, show))
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))
                     return RunStatus(state="interrupted", message="asked to stop while starting")
                 return await _watch(*assembled, stop, config.actors.stop_timeout_s, show)
             finally:
-                await crew.down()
+                await hired.down()
 
 
 def _already_finished(config: "RunConfig", run_dir: Path, materials: Materials) -> RunStatus | None:
@@ -138,16 +138,16 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evalua
     materials = Materials(Recipe(str(checkpoint), "", ""), data.train, data.held_out, data.mixture, probe)
     scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-"))
     with joined(config) as ray_app:
-        crew = Crew()
+        hired = Hired()
         try:
             casting = await _cast(config, scratch, ray_app, show, learns=False)
-            buffer, supervisor = await _assemble_evaluation(config, casting, scratch, materials, crew, show)
+            buffer, supervisor = await _assemble_evaluation(config, casting, scratch, materials, hired, show)
             counts = await _watch_evaluation(buffer, supervisor, show)
         except BaseException as error:
             error.add_note(f"what each process wrote: {scratch / 'logs'}")
             raise
         finally:
-            await crew.down()
+            await hired.down()
     from rollout.evaluation import summarize
 
     shutil.rmtree(scratch)
@@ -156,17 +156,17 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evalua
 
 
 async def _assemble_evaluation(
-    config: "RunConfig", casting: Casting, scratch: Path, materials: Materials, crew: Crew, show: Show
+    config: "RunConfig", casting: Casting, scratch: Path, materials: Materials, hired: Hired, show: Show
 ) -> "tuple[Peer, Supervisor]":
     """Bring everyone up for an evaluation, with nobody who learns."""
-    pools = await _pools(config, casting, crew, show)
+    pools = await _pools(config, casting, hired, show)
     show(RunStatus(waiting="engines"))
     buffer = casting.buffer(scratch / "journal", materials)
-    crew.add({"buffer": buffer})
+    hired.add({"buffer": buffer})
     patience = config.actors.start_timeout_s
     least = config.actors.rollout_workers
     workforce = Workforce(casting, materials.recipe.model_dir, buffer, pools.peers, patience, least=least)
-    crew.add(workforce)
+    hired.add(workforce)
     await workforce.hire(least)
     run = partial(_counts, buffer, config)
     core = Ensemble({"buffer": buffer}, workforce.enlist_all, patience, run)
@@ -240,40 +240,41 @@ async def _cast(config: "RunConfig", run_dir: Path, ray_app: Any, show: Show, le
     casting = Casting(config, run_dir, ray_app, there, learns)
     if learns:  # the scratch directory of an evaluation is nobody's but this node's
         await require_shared(run_dir / "config.yaml", ray_app)
+    await casting.seating.reserve()
     return casting
 
 
-async def _pools(config: "RunConfig", casting: Casting, crew: Crew, show: Show) -> Pools:
+async def _pools(config: "RunConfig", casting: Casting, hired: Hired, show: Show) -> Pools:
     """The verifier pools, up: a verifier that cannot be loaded is told before anything else starts."""
     show(RunStatus(waiting="verifiers"))
     pools = Pools(casting, config.actors.start_timeout_s)
-    crew.add(pools)
+    hired.add(pools)
     await asyncio.gather(*(pools.open() for _ in range(config.verifier.pools)))
     return pools
 
 
 async def _assemble(
-    config: "RunConfig", ray_app: Any, run_dir: Path, materials: Materials, crew: Crew, show: Show
+    config: "RunConfig", ray_app: Any, run_dir: Path, materials: Materials, hired: Hired, show: Show
 ) -> "tuple[Peer, Supervisor, Staffing]":
     """Bring everyone up; returns the controller, whose run has begun, and who watches over its actors and their number.
 
     Engines and ranks start side by side: that is most of it.
     """
     casting = await _cast(config, run_dir, ray_app, show)
-    pools = await _pools(config, casting, crew, show)
+    pools = await _pools(config, casting, hired, show)
     show(RunStatus(waiting="engines and learner ranks"))
     patience, model_dir = config.actors.start_timeout_s, materials.recipe.model_dir
     buffer, broadcaster = casting.buffer(run_dir / "journal", materials), casting.broadcaster(materials)
-    crew.add({"buffer": buffer})
+    hired.add({"buffer": buffer})
     least = config.actors.rollout_workers
     workforce = Workforce(casting, model_dir, buffer, pools.peers, patience, broadcaster, least)
-    crew.add(workforce)
+    hired.add(workforce)
     hiring = asyncio.ensure_future(workforce.hire(least))
     ranks = casting.ranks(model_dir)
-    crew.add(ranks)
-    crew.add({"broadcaster": broadcaster})
+    hired.add(ranks)
+    hired.add({"broadcaster": broadcaster})
     controller = casting.controller(materials, buffer, ranks, broadcaster)
-    crew.add({"controller": controller})
+    hired.add({"controller": controller})
 
     async def bring_up() -> None:
         await asyncio.gather(hiring, connect(ranks, patience, config.actors.learner_timeout_s))
@@ -288,7 +289,7 @@ async def _assemble(
         pools,
         core,
         bounds_of(config),
-        casting.seat,
+        casting.seating.further,
         casting.count_nodes,
         partial(scaling.asked, run_dir),
         lambda: supervisor.workers_on(casting.draining_nodes()),

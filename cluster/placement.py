@@ -1,8 +1,8 @@
 """Which actors of a run take something of a node, how much, and where they would go: pure arithmetic.
 
-Learner ranks are packed; an engine never leaves its node, engines on CPUs and verifier pools spread. In the colocated
-layout an engine and a learner rank are a pair, on one GPU. Controller, buffer and broadcaster only coordinate, and take
-nothing that Ray counts.
+Learner ranks are packed; an engine never leaves its node, engines on CPUs and verifier pools spread. Each counts as a
+CPU. In the colocated layout an engine and a learner rank are a pair, on one GPU. Controller, buffer and broadcaster
+only coordinate, and take nothing that Ray counts.
 """
 
 from collections import Counter
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Strategy = Literal["PACK", "SPREAD"]
 
+RANK, ENGINE, POOL = "learner rank", "rollout worker", "verifier pool"
 PAIR = "colocated pair"
 """A learner rank and a rollout worker, each of which takes half of what a pair does."""
 
@@ -76,9 +77,9 @@ def crews(config: "RunConfig", on_gpu: bool, learns: bool = True) -> tuple[Crew,
     """The actors of a run, or of an evaluation, which learns nothing; those that take most first."""
     ranks, workers = config.trainer.ranks, config.actors.rollout_workers
     tensor_parallel = config.rollout.engine.tensor_parallel
-    learners = Crew("learner rank", ranks * learns, 1, float(on_gpu), "PACK", "trainer.ranks")
+    learners = Crew(RANK, ranks * learns, 1, float(on_gpu), "PACK", "trainer.ranks")
     engines = Crew(
-        "rollout worker",
+        ENGINE,
         workers,
         1,
         float(tensor_parallel * on_gpu),
@@ -86,7 +87,7 @@ def crews(config: "RunConfig", on_gpu: bool, learns: bool = True) -> tuple[Crew,
         "actors.rollout_workers" + (" or rollout.engine.tensor_parallel" if on_gpu else ""),
     )
     pairs = Crew(PAIR, ranks, 2, float(on_gpu), "PACK", "trainer.ranks and actors.rollout_workers")
-    pools = Crew("verifier pool", config.verifier.pools, 0, 0, "SPREAD", "verifier.pools")
+    pools = Crew(POOL, config.verifier.pools, 1, 0, "SPREAD", "verifier.pools")
     made = [pairs, pools] if learns and config.cluster.layout == "colocated" else [learners, engines, pools]
     return tuple(sorted(made, key=lambda crew: -crew.gpus))
 

@@ -24,7 +24,9 @@ def joined(config: "RunConfig") -> Iterator[Any]:
         prepare_local_cluster()
     from actors import ray_app
 
-    logical_cpus = config.trainer.ranks + config.actors.rollout_workers + 8
+    actors, verifier = config.actors, config.verifier
+    workers, pools = actors.max_rollout_workers or actors.rollout_workers, verifier.max_pools or verifier.pools
+    logical_cpus = config.trainer.ranks + workers + pools + 8  # room for `rloop scale`
     try:
         with ray_app.cluster(cluster.ray_address, cluster.dashboard, logical_cpus, cluster.object_store_mb):
             yield ray_app

@@ -71,7 +71,12 @@ async def nodes_with_room(
     if not patience_s or not place(needed, there).problems:
         return there
     deadline = time.monotonic() + patience_s
-    seats = [ray_app.Seat(crew.cpus, crew.gpus) for crew in needed for _ in range(crew.count) if crew.cpus or crew.gpus]
+    seats = [
+        ray_app.Reservation(crew.cpus, crew.gpus)
+        for crew in needed
+        for _ in range(crew.count)
+        if crew.cpus or crew.gpus
+    ]
     try:
         while (granted := sum(seat.granted() for seat in seats)) < len(seats) and time.monotonic() < deadline:
             left = deadline - time.monotonic()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from cluster.ensemble import Ensemble
 from cluster.pools import Pools
-from cluster.workforce import Seat, Workforce
+from cluster.seating import Seat
+from cluster.workforce import Workforce
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig

@@ -8,11 +8,12 @@ forgets it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from actors.waiting import within
 from cluster.casting import Casting
 from cluster.ensemble import START_KEY, Ensemble
+from cluster.seating import Seat
 
 if TYPE_CHECKING:
     from actors.ray_app import Peer
@@ -21,21 +22,6 @@ logger = logging.getLogger(__name__)
 
 _DRAIN_S = 30.0  # engines end their requests between two steps, and weights may be on their way
 _TELL_S = 5.0  # how long others have to take note that a worker is lost; they find out by themselves, later
-
-
-class Seat(Protocol):
-    """Room for one worker, asked for; `actors.ray_app.Seat` is one."""
-
-    group: Any
-    """The reservation, as Ray knows it."""
-    bundle: int
-    """Which part of it."""
-
-    def granted(self) -> bool:
-        """Whether it is there."""
-
-    def free(self) -> None:
-        """Give it back, or ask for it no longer."""
 
 
 class Workforce:
@@ -83,7 +69,7 @@ class Workforce:
         self._hired += count
         names = [f"rollout-worker-{number}" for number in numbers]
         pools = [self._pool(number) for number in numbers]
-        seats = [seat] if seat else [self._casting.place() for _ in names]
+        seats = [seat] if seat else [self._casting.seating.first() for _ in names]
         self._seats |= {name: one for name, one in zip(names, seats, strict=True) if one}
         await asyncio.gather(*map(self._come_up, names, pools))
         return names

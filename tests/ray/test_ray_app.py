@@ -86,15 +86,15 @@ def test_a_file_that_a_node_does_not_see_is_told(ray_app, tmp_path):
     assert asyncio.run(ray_app.nodes_that_miss(str(tmp_path / "missing"))) == [address]
 
 
-def test_a_seat_is_granted_where_there_is_room_and_an_actor_sits_in_it(ray_app, tmp_path):
-    seat, too_large = ray_app.Seat(2, 0), ray_app.Seat(1000, 0)
+def test_a_reservation_is_granted_where_there_is_room_and_an_actor_sits_in_its_part_of_it(ray_app, tmp_path):
+    seat, too_large = ray_app.Reservation(1, 0, count=2), ray_app.Reservation(1000, 0)
     deadline = time.monotonic() + 30
     while not seat.granted() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert seat.granted()
     assert not too_large.granted()
     log = str(tmp_path / "sitter.log")
-    peer = ray_app.host(Sum, "sitter", deadline_s=30, log_file=log, num_cpus=2, gang=(seat.group, 0))
+    peer = ray_app.host(Sum, "sitter", deadline_s=30, log_file=log, num_cpus=1, seat=(seat.group, 1))
     asyncio.run(peer.process_id())
     too_large.free()
     seat.free()
@@ -160,11 +160,6 @@ def test_a_killed_process_is_a_lost_peer_within_seconds_and_stays_lost_when_it_m
         with pytest.raises(PeerLost, match="mortal died during say"):
             asyncio.run(mortal.say())
     assert time.monotonic() - began < 10
-
-
-def test_a_gang_that_does_not_fit_is_refused_with_the_numbers(ray_app):
-    with pytest.raises(RuntimeError, match="no room for 99 learner ranks"):
-        ray_app.gang(99, 1, 0, timeout_s=0.5)
 
 
 DRIVER = """

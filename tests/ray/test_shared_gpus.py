@@ -15,7 +15,8 @@ from actors.ray_settings import prepare_local_cluster
 prepare_local_cluster()
 import ray
 from actors import ray_app
-from cluster.pairs import PairedSeats
+from cluster.placement import PAIR, Crew
+from cluster.seating import Seating
 
 class Who:
     def gpu(self) -> str:
@@ -24,20 +25,21 @@ class Who:
 def host(name, bundle):
     log = f"{sys.argv[1]}/{name}.log"
     half = {"num_cpus": 1, "num_gpus": 0.5}
-    return ray_app.host(Who, name, log_file=log, deadline_s=60, gang=(seats.group, bundle), **half)
+    return ray_app.host(Who, name, log_file=log, deadline_s=60, seat=(seating.ranks, bundle), **half)
 
 async def gpus(*peers):
     return [await peer.gpu() for peer in peers]
 
 ray.init(address="local", num_cpus=4, num_gpus=2, namespace="rloop", include_dashboard=False)
-seats = PairedSeats(ray_app.gang(2, 2, 1, 60), 2)
-taken = [seats.take(), seats.take()]
+seating = Seating([Crew(PAIR, 2, 2, 1, "PACK", "")], ray_app, 60)
+asyncio.run(seating.reserve())
+taken = [seating.first(), seating.first()]
 ranks = [host(f"learner-{i}", i) for i in (0, 1)]
 workers = [host(f"worker-{seat.bundle}", seat.bundle) for seat in taken]
 before = asyncio.run(gpus(*ranks, *workers))
 workers[0].kill()
 taken[0].free()
-after = asyncio.run(gpus(host("worker-2", seats.take().bundle)))
+after = asyncio.run(gpus(host("worker-2", seating.first().bundle)))
 print(json.dumps([before, after]))
 """
 

@@ -61,8 +61,17 @@ class FakePeer:
         self.state = "dead"
 
 
+class RayChooses:
+    """A seating without places of its own."""
+
+    def first(self) -> None:
+        return None
+
+
 class FakeCasting:
     """Hires workers; those named in `unfit` cannot be had."""
+
+    seating = RayChooses()
 
     def __init__(self, log: list[str]) -> None:
         self.log, self.unfit = log, set[str]()
@@ -76,9 +85,6 @@ class FakeCasting:
         if name in self.unfit:
             worker.raises["engine_pids"] = RuntimeError("no room on any node")
         return worker
-
-    def place(self) -> None:
-        return None
 
     def verifier_pool(self, number: int) -> tuple[str, FakePeer]:
         return f"verifiers-{number}", FakePeer(f"verifiers-{number}", self.log)

@@ -1,5 +1,6 @@
 """What the actors of a run are given: deadlines and verifiers."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,14 @@ class FakeRay:
     def host(cls, name, *args, deadline_s, **options):
         return {"args": args, "deadline_s": deadline_s, **options}
 
-    @staticmethod
-    def gang(size, cpus_each, gpus_each, timeout_s):
-        return "gang"
+    class Reservation:
+        bundle = 0
+
+        def __init__(self, cpus, gpus, count=1):
+            self.group = f"{count} × {cpus:g} CPUs, {gpus:g} GPUs"
+
+        def granted(self):
+            return True
 
     @staticmethod
     def is_one_host():
@@ -70,7 +76,7 @@ def test_ranks_and_workers_ask_ray_for_what_the_plan_says_and_what_does_not_fit_
     assert {peer["num_cpus"] for peer in (cast.worker("w", "m", None, None), cast.ranks("m")["learner-0"])} == {1}
     with pytest.raises(Refused, match="no room for 1 of 2 rollout workers"):
         Casting(config, tmp_path, FakeRay, [Node("here", cpus=2, gpus=0)])
-    Casting(config, tmp_path, FakeRay, [Node("here", cpus=2, gpus=0)], learns=False)
+    Casting(config, tmp_path, FakeRay, [Node("here", cpus=3, gpus=0)], learns=False)
 
 
 def colocated(tmp_path: Path, pairs: int, **actors: object) -> Casting:
@@ -84,29 +90,27 @@ def colocated(tmp_path: Path, pairs: int, **actors: object) -> Casting:
 
 def test_in_the_colocated_layout_a_rank_and_a_worker_have_half_of_the_same_bundle_each(tmp_path: Path):
     cast = colocated(tmp_path, pairs=2)
-    seats = [cast.place(), cast.place()]
+    asyncio.run(cast.seating.reserve())
+    seats = [cast.seating.first(), cast.seating.first()]
     workers = [cast.worker(f"w{i}", "m", None, None, seat) for i, seat in enumerate(seats)]
     for i, (worker, rank) in enumerate(zip(workers, cast.ranks("m").values(), strict=True)):
         for peer in (worker, rank):
-            assert (peer["gang"], peer["num_gpus"], peer["num_cpus"]) == (("gang", i), 0.5, 1)
-    assert cast.seat() is None
-    with pytest.raises(RuntimeError, match="no learner rank is left without a rollout worker"):
-        cast.place()
-    seats[0].free()
-    seats[0].free()
-    assert cast.seat().bundle == 0  # for who takes its place
-    assert cast.seat() is None
+            assert (peer["seat"], peer["num_gpus"], peer["num_cpus"]) == (("2 × 2 CPUs, 1 GPUs", i), 0.5, 1)
 
 
 def test_memory_of_a_gpu_is_handed_over_only_where_it_is_shared(tmp_path: Path):
     cast = colocated(tmp_path, pairs=2, weight_transport="ipc")
+    asyncio.run(cast.seating.reserve())
     for i, rank in enumerate(cast.ranks("m").values()):
-        worker = cast.worker("w", "m", None, None, cast.place())
+        worker = cast.worker("w", "m", None, None, cast.seating.first())
         assert worker["env"]["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
         assert worker["args"][1].keywords == {"neighbour": i}
         assert "ipc" in rank["args"]
     other = colocated(tmp_path, pairs=1)
-    assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in other.worker("w", "m", None, None, other.place())["env"]
+    assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in other.worker("w", "m", None, None)["env"]
+    # An evaluation hands nothing over.
+    judged = Casting(cast._config, tmp_path, FakeRay, [Node("here", cpus=8, gpus=2)], learns=False)
+    assert judged.worker("w", "m", None, None)["args"][1].args[-2] == "shared_memory"
     on_cpu = {"cluster": {"layout": "colocated", "device": "cpu"}, "actors": {"weight_transport": "ipc"}}
     with pytest.raises(Refused, match="ipc works where learner and engine share one GPU"):
         Casting(RunConfig.model_validate(on_cpu), tmp_path, FakeRay, NODES)

@@ -75,12 +75,12 @@ def test_who_goes_where_on_gpus(run, cluster, homes):
     assert placed(found) == homes
 
 
-def test_on_cpus_an_engine_and_a_rank_take_a_core_each():
-    found = place(crews(config(ranks=2, workers=2), on_gpu=False), nodes(0, 0, cpus=2))
+def test_on_cpus_an_engine_a_rank_and_a_pool_take_a_core_each():
+    found = place(crews(config(ranks=2, workers=2, pools=2), on_gpu=False), nodes(0, 0, cpus=3))
     assert found.problems == ()
     assert placed(found) == {
-        "n0": {"learner rank": 2, "verifier pool": 1},
-        "n1": {"rollout worker": 2},
+        "n0": {"learner rank": 2, "rollout worker": 1},
+        "n1": {"rollout worker": 1, "verifier pool": 2},
     }
 
 

@@ -62,7 +62,7 @@ def test_a_cluster_file_is_filled_and_nothing_is_started(plan):
     said = plan("trainer.ranks=8", "actors.rollout_workers=4", "rollout.engine.tensor_parallel=2")
     assert said.exit_code == Exit.DONE, said.output
     rows = [line.split() for line in said.output.splitlines()]
-    assert ["gpu-0", "4", "1", "8", "of", "8", "4", "of", "96"] in rows
+    assert ["gpu-0", "4", "1", "8", "of", "8", "5", "of", "96"] in rows
     assert ["gpu-1", "8", "8", "of", "8", "8", "of", "96"] in rows
     assert "Everybody finds room" in said.output
 
@@ -73,7 +73,7 @@ def test_pairs_have_a_column_of_their_own_and_must_fit_on_their_gpu_together(pla
     assert said.exit_code == Exit.DONE, said.output
     rows = [line.split() for line in said.output.splitlines()]
     assert ["node", "colocated", "pairs", "verifier", "pools", "GPUs", "CPUs"] in rows
-    assert ["gpu-0", "8", "1", "8", "of", "8", "16", "of", "96"] in rows
+    assert ["gpu-0", "8", "1", "8", "of", "8", "17", "of", "96"] in rows
     said = plan(*pairs, "rollout.engine.kv_cache_mb=512", "actors.weight_transport=ipc")
     assert "weights for the engine 0.0" in said.output  # two versions of a small model
     said = plan(*pairs, "rollout.engine.kv_cache_mb=8000", "--gpu-gib", "9")

@@ -22,7 +22,7 @@ class GrowingCluster:
         taken = sum(seat.granted() for seat in self.seats)
         return [(f"n{i}", 1.0, 0.0, float(i < taken), 0.0) for i in range(self.count)]
 
-    def Seat(self, cpus: float, gpus: float) -> "PaperSeat":
+    def Reservation(self, cpus: float, gpus: float) -> "PaperSeat":
         self.seats.append(PaperSeat(self, len(self.seats)))
         return self.seats[-1]
 
@@ -63,9 +63,9 @@ def test_without_patience_a_cluster_is_taken_as_it_is_and_who_finds_no_room_is_t
 
 
 def test_with_patience_places_are_asked_for_until_they_are_there():
-    cluster = GrowingCluster(most=3)
+    cluster = GrowingCluster(most=4)
     there, told = wait(cluster, config(wait_for_nodes_s=60))
-    assert [text.split(";")[0] for text in told] == ["nodes: room for 1 of 3", "nodes: room for 2 of 3"]
+    assert [text.split(";")[0] for text in told] == [f"nodes: room for {number} of 4" for number in (1, 2, 3)]
     assert cluster.seats == []  # given back for those who come
     assert {crew.role for crew in crews_in(config(), there)} == {"learner rank", "rollout worker", "verifier pool"}
 
