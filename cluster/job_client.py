@@ -6,13 +6,13 @@ Call `actors.ray_settings.use_token_if_there` before this is imported: Ray reads
 import contextlib
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
@@ -42,9 +42,9 @@ class _Client(JobSubmissionClient):
         return super()._do_request(*args, **{"timeout": _ANSWER_S} | kwargs)
 
     def is_here(self) -> bool:
-        """Whether the cluster's session directory is on this machine; a forwarded port looks like a local one."""
+        """Whether the cluster's head is on this machine; a forwarded port looks like a local one."""
         session = self._do_request("GET", "/api/version").json().get("session_name")
-        return bool(session) and (Path(tempfile.gettempdir()) / "ray" / session).is_dir()
+        return any(path.name == session and path.is_dir() for path in _session_directories())
 
 
 class RayJobs:
@@ -138,6 +138,15 @@ class RayJobs:
             if "WebSocket" in str(error):
                 raise Unreachable(f"{self._address} broke off ({error})") from error
             raise Refused([f"{self._address}: {str(error).splitlines()[0]}"]) from error
+
+
+def _session_directories() -> Iterator[Path]:
+    """Of all heads on this machine, as they name them: `--temp-dir` moves one, and a container has files of its own."""
+    option = "--session-dir="
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "gcs_server":
+            words = process.info["cmdline"] or ()
+            yield from (Path(word.removeprefix(option)) for word in words if word.startswith(option))
 
 
 def _job(details: JobDetails) -> Job:

@@ -50,9 +50,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Rewards and held-out accuracy": (
         Panel("Reward", ("reward", "reward_generated")),
         Panel("Correct, and cut off", ("correct_frac", "truncated_frac"), "percentunit"),
-        Panel("Held-out: pass@k, maj@k", ("held_out",), "percentunit"),
-        Panel("Forgetting", ("forgetting",), "percentunit", width=12),
-        Panel("Diversity between steps", ("inter_step_diversity",), width=12),
+        Panel("Forgetting", ("forgetting",), "percentunit"),
+        Panel("Held-out accuracy", ("held_out",), "percentunit", width=16),  # for every set and k a line
+        Panel("Diversity between steps", ("inter_step_diversity",)),
     ),
     "Throughput": (
         Panel("Tokens", ("tokens_per_second",), "cps"),

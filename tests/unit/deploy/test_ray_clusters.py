@@ -118,5 +118,6 @@ def test_a_machine_of_ones_own_that_is_listed_is_described():
 
 def test_the_local_script_calls_the_head_as_its_file_does():
     script, config = (RAY / "local.sh").read_text(), load("local")
-    assert f"head={config['provider']['head_node_id']}\n" in script
+    assert f"RAY_CLOUD_INSTANCE_ID={config['provider']['head_node_id']} " in script
+    assert config["provider"]["head_node_type"] == config["head_node_type"]
     assert f"RAY_NODE_TYPE_NAME={config['head_node_type']}\n" in script
