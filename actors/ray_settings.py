@@ -31,6 +31,11 @@ def use_token_if_there() -> None:
         os.environ.setdefault(MODE, "token")
 
 
+def shows_token() -> bool:
+    """Whether this process shows a token to the clusters that it joins."""
+    return os.environ.get(MODE) == "token"
+
+
 def token_file(environ: Mapping[str, str]) -> Path:
     """Where Ray looks for the token."""
     return Path(environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token").expanduser()

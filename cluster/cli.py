@@ -14,6 +14,7 @@ from rich.console import Console
 from cluster import jobs_cli
 from cluster.arguments import Name, Overrides, Recipe, Resume, named_run
 from cluster.exits import MEANING, Exit
+from cluster.jobs import Unreachable
 from cluster.settings import Refused, in_cluster, load
 
 _CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANING.items())
@@ -300,6 +301,9 @@ def guarded(command: Callable[[], None]) -> int:
         print(f"rloop: refused, {count} problem{'s' * (count > 1)}:", file=sys.stderr)
         print(*(f"  * {problem}" for problem in refused.problems), sep="\n", file=sys.stderr)
         return Exit.REFUSED
+    except Unreachable as error:
+        print(f"rloop: {error}; what was submitted goes on, ask again later", file=sys.stderr)
+        return Exit.FAILED
     except KeyboardInterrupt:
         print("rloop: interrupted", file=sys.stderr)
         return Exit.INTERRUPTED

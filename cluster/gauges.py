@@ -113,7 +113,12 @@ GAUGES = (
     Gauge("rloop_tokens_per_second", "generated and trained tokens", _speeds, "role"),
     Gauge("rloop_workers", "rollout workers and verifier pools that are up", lambda s: s.staff, "role"),
     Gauge("rloop_workers_wanted", "as many there shall be, as there is room", lambda s: s.staff_wanted, "role"),
-    Gauge("rloop_requests", "requests that engines work on, and how many all of them may", _requests, "state"),
+    Gauge(
+        "rloop_requests",
+        "requests that engines have, queued ones too, and how many they work on",
+        _requests,
+        "state",
+    ),
     Gauge("rloop_groups", "groups of answers in the buffer; finished: of this phase", _groups, "state"),
     Gauge("rloop_dropped_groups", "not trained in this phase, by reason", lambda s: s.buffer.dropped, "reason"),
     _field("lost_tokens_frac", "share of finished answers' tokens that were dropped, since the buffer came up", _lost),

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from cluster.config import RunConfig
 from cluster.exits import Exit
+from cluster.rundir import run_dir_problems
 from cluster.settings import Refused
 from cluster.upload import pack
 
@@ -117,6 +118,8 @@ def submit(jobs: Jobs, order: Order) -> Job:
             [f"run {name!r} is under way as job {busy[0].id}; rloop logs {name} shows it, rloop stop {name} ends it"]
         )
     config = _as_there(order, jobs.is_here)
+    if jobs.is_here and (problems := run_dir_problems(config.run_dir, order.resume)):
+        raise Refused(problems)
     job_id = _next_id(known, name)
     with tempfile.TemporaryDirectory(prefix="rloop-job-") as directory:
         recipe = pack(config, order.also, order.here, Path(directory))
@@ -186,22 +189,24 @@ async def follow(
     """Write what a job prints, from its beginning, until it ends; a connection that breaks is made again.
 
     Raises:
-        Unreachable: When the cluster has been silent for a minute.
+        Unreachable: When the cluster has not answered for a minute.
     """
-    shown, heard_at = 0, clock()
+    shown, broken_at = 0, float("inf")
     while True:
         seen = 0
         try:
             async for text in jobs.tail(job_id):
                 write(text[max(shown - seen, 0) :])
-                seen, heard_at = seen + len(text), clock()
+                seen, broken_at = seen + len(text), float("inf")
                 shown = max(shown, seen)
             job = find(jobs, job_id)
+            broken_at = float("inf")
             if not job.under_way:
                 write(jobs.log(job_id)[shown:])
                 return job
         except Unreachable:
-            if clock() - heard_at > _SILENT_S:
+            broken_at = min(broken_at, clock())
+            if clock() - broken_at > _SILENT_S:
                 raise
         await asyncio.sleep(_LOOK_EVERY_S)
 

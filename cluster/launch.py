@@ -80,6 +80,7 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
         The final status: `finished`, `interrupted` (resumable) or `failed`, with a message.
     """
     shows = [show]
+    scaling.forget(run_dir)  # before anybody sees that the run is under way
     async with _ticking(lambda status: [one(status) for one in shows]) as show:
         show(RunStatus(waiting="model and data"))
         preparing = asyncio.create_task(asyncio.to_thread(prepare, config, run_dir))
@@ -95,7 +96,6 @@ async def train(config: "RunConfig", run_dir: Path, show: Show) -> RunStatus:
             hired = Hired()
             try:
                 materials = await preparing
-                scaling.forget(run_dir)
                 assembled = await unless(stop, _assemble(config, ray_app, run_dir, materials, hired, show))
                 if assembled is None:
                     show(RunStatus(state="stopping", waiting="everybody to close"))

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from cluster import sinks
 from cluster.config import RunConfig
 from cluster.gold_check import GoldCheck, gold_checks
-from cluster.invocation import rloop
 from cluster.machine import GIB, MIB, Machine, Need, need, shortages
 from cluster.model_files import ModelFacts, read_model, scratch_facts
 from cluster.packages import installed_collisions
 from cluster.plural import plural
 from cluster.rules import advice
-from cluster.rundir import RunDir
+from cluster.rundir import run_dir_problems
 from cluster.settings import Refused
 from trainer.advantages.catalogue import ADVANTAGE_NAMES
 from trainer.config import ScheduleConfig, TrainerConfig
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from cluster.materials import RunData
 
 _MAX_SKIPPED = 5
-_COPIES = "working_dir_files"
-"""Where Ray puts the working directories of jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +118,7 @@ def check(config: RunConfig, run_dir: Path, machine: Machine, resume: bool = Fal
     Raises:
         Refused: With a sentence per problem, each with its remedy.
     """
-    problems = [*installed_collisions(), *_run_dir(run_dir, resume)]
+    problems = [*installed_collisions(), *run_dir_problems(run_dir, resume)]
     model, tokenizer, more = model_of(config)
     problems += more
     if model is not None:
@@ -182,25 +179,6 @@ def model_of(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
         return None, None, problems
     tokenizer, more = _tokenizer(config.model.path)
     return model, tokenizer, [*problems, *more]
-
-
-def _run_dir(run_dir: Path, resume: bool) -> list[str]:
-    if resume:
-        missing = not RunDir(run_dir).config.exists()
-        return [f"{run_dir}: no run to resume; leave --resume out to start it"] if missing else []
-    if run_dir.exists():
-        free = next(n for i in range(2, 10_000) if not (run_dir.parent / (n := f"{run_dir.name}-{i}")).exists())
-        return [
-            f"{run_dir}: a run of this name exists; go on with it: {rloop()} resume {run_dir}, or start another: "
-            f"--name {free}"
-        ]
-    if _COPIES in run_dir.absolute().parts:
-        return [
-            f"cluster.runs_dir: {run_dir.absolute().parent} is in the job's copy of its working directory, which Ray "
-            "deletes; name an absolute one that every node sees, e.g. cluster.runs_dir=/mnt/runs"
-        ]
-    parent = next(p for p in run_dir.absolute().parents if p.exists())
-    return [] if parent.is_dir() else [f"cluster.runs_dir: {parent} is a file; name a directory"]
 
 
 def _tokenizer(path: Path) -> tuple[Any, list[str]]:

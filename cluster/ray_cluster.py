@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from actors.ray_settings import prepare_local_cluster
+from actors.ray_settings import prepare_local_cluster, shows_token
 from cluster.placement import Node
 from cluster.settings import Refused
 
@@ -31,10 +31,12 @@ def joined(config: "RunConfig") -> Iterator[Any]:
         with ray_app.cluster(cluster.ray_address, cluster.dashboard, logical_cpus, cluster.object_store_mb):
             yield ray_app
     except ray_app.NoCluster as error:
+        # Shown to a cluster that asks for none, a token makes everything hang: so it is not shown unasked.
+        token = "" if shows_token() else "; where the cluster asks for a token, export RAY_AUTH_MODE=token"
         raise Refused(
             [
-                f"cluster.ray_address: cannot join {error}; start a cluster (rloop token && ray start --head), or set "
-                "it to null to have one started here"
+                f"cluster.ray_address: cannot join {error}{token}; start a cluster (rloop token && ray start --head), "
+                "or set it to null to have one started here"
             ]
         ) from None
 

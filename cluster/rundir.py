@@ -15,8 +15,12 @@ from pathlib import Path
 from actors.records import BufferStatus, EvalRow, RunStatus
 from cluster.config import RunConfig, may_change
 from cluster.fields import as_yaml
+from cluster.invocation import rloop
 from cluster.settings import Refused, load
 from rollout.storage import LocalDisk
+
+_COPIES = "working_dir_files"
+"""Where Ray puts the working directories of jobs."""
 
 CONTENTS = {
     "config.yaml": "the resolved configuration; a recipe that runs again",
@@ -116,6 +120,26 @@ class RunDir:
         """The Hugging Face directory of evaluated weights, when it was exported."""
         path = self.root / "checkpoints" / row.weights / "hf"
         return path if path.exists() else None
+
+
+def run_dir_problems(run_dir: Path, resume: bool) -> list[str]:
+    """What is wrong with a run's directory, on the machine where it is."""
+    if resume:
+        missing = not RunDir(run_dir).config.exists()
+        return [f"{run_dir}: no run to resume; leave --resume out to start it"] if missing else []
+    if run_dir.exists():
+        free = next(n for i in range(2, 10_000) if not (run_dir.parent / (n := f"{run_dir.name}-{i}")).exists())
+        return [
+            f"{run_dir}: a run of this name exists; go on with it: {rloop()} resume {run_dir}, or start another: "
+            f"--name {free}"
+        ]
+    if _COPIES in run_dir.absolute().parts:
+        return [
+            f"cluster.runs_dir: {run_dir.absolute().parent} is in the job's copy of its working directory, which Ray "
+            "deletes; name an absolute one that every node sees, e.g. cluster.runs_dir=/mnt/runs"
+        ]
+    parent = next(p for p in run_dir.absolute().parents if p.exists())
+    return [] if parent.is_dir() else [f"cluster.runs_dir: {parent} is a file; name a directory"]
 
 
 def saved_config(run_dir: Path, overrides: list[str]) -> RunConfig:

@@ -13,6 +13,9 @@ _ANY_DEVICE = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""For who computes on CPUs: Ray hides no GPU from an actor that asks for none."""
+
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # glibc takes no more
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
@@ -21,6 +24,7 @@ KEEP_FREED_MEMORY = {
 
 ENGINE_ENV: dict[str, str] = (
     _ANY_DEVICE
+    | NO_GPU
     | KEEP_FREED_MEMORY
     | {
         "TORCH_COMPILE_DISABLE": "1",  # otherwise the first log-prob compiles for 20 s and needs a C++ compiler

@@ -87,7 +87,7 @@ def _environ(device: str, part: str) -> dict[str, str]:
     if part == "loop":
         return dict(os.environ)
     if device == "cpu":
-        return {**os.environ, **ENGINE_ENV, "CUDA_VISIBLE_DEVICES": ""}
+        return {**os.environ, **ENGINE_ENV}
     return {**os.environ, **(SHARED_GPU_ENGINE_ENV if part == "ipc" else GPU_ENGINE_ENV)}
 
 

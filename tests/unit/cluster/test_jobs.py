@@ -177,7 +177,7 @@ def test_following_goes_on_after_a_broken_connection_and_says_nothing_twice(tmp_
 def test_a_cluster_that_stays_silent_is_given_up_and_not_waited_for_for_ever(tmp_path: Path) -> None:
     cluster = Cluster()
     job = submit(cluster, order(tmp_path))
-    seconds = iter([0.0, 30.0, 61.0])
+    seconds = iter([500.0, 500.0, 560.0, 561.0])  # it had run for a while without a word
 
     async def silent() -> AsyncIterator[str]:
         raise Unreachable("gone")
@@ -187,6 +187,16 @@ def test_a_cluster_that_stays_silent_is_given_up_and_not_waited_for_for_ever(tmp
     with pytest.raises(Unreachable, match="gone"):
         asyncio.run(follow(cluster, job.id, print, clock=lambda: next(seconds)))
     assert cluster.tails == []
+
+
+def test_a_run_that_exists_is_not_submitted_again_by_mistake(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    with pytest.raises(Refused, match=r"demo: a run of this name exists; go on with it: .* resume"):
+        submit(Cluster(), order(tmp_path))
+    away = Cluster()
+    away.is_here = False
+    with pytest.raises(Refused, match="must be absolute on another machine"):
+        submit(away, order(tmp_path))
 
 
 def test_stopping_waits_for_the_end_but_not_for_ever(tmp_path: Path) -> None:
