@@ -315,8 +315,8 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
 
 def _write_output_to(path: str) -> None:
     """Send stdout, stderr and logging of this process (and of its children) to a file."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(file, 1)

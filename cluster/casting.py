@@ -42,10 +42,12 @@ class Casting:
         self.seating = Seating(crews_in(config, nodes, learns), ray_app, config.actors.start_timeout_s)
         """Where learner ranks and rollout workers sit; reserve the places first."""
         self.on_gpu = uses_gpus(config, nodes)
+        asked = config.actors.weight_transport if learns else "auto"
+        grows = config.cluster.ray_address and (config.actors.max_rollout_workers or 0) > config.actors.rollout_workers
         try:
             self._transport = choose(
-                config.actors.weight_transport if learns else "auto",
-                one_host=ray_app.is_one_host(),
+                asked,
+                one_host=ray_app.is_one_host() and not (asked == "auto" and grows),  # who joins later may be elsewhere
                 on_gpu=self.on_gpu,
                 shared_gpu=self.on_gpu and self.seating.colocated,
             )

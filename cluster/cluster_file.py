@@ -85,7 +85,9 @@ def _of_manifest(path: Path, spec: Mapping[str, Any]) -> Iterator[Node]:
         raise Refused([f"{path}: has no headGroupSpec; name the manifest of a RayCluster or a RayJob"])
     yield _pod(path, "head", head)
     for group in spec.get("workerGroupSpecs") or ():
-        name, most = group.get("groupName", "workers"), group.get("maxReplicas", group.get("replicas", 1))
+        name, most = group.get("groupName", "workers"), group.get("replicas", 1)
+        if spec.get("enableInTreeAutoscaling"):
+            most = group.get("maxReplicas", most)
         for number in range(int(most)):
             yield _pod(path, f"{name}-{number}", group)
 

@@ -5,6 +5,7 @@ Holds no state of the run. What happens in the cluster is `cluster.launch`; this
 
 import asyncio
 import logging
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from actors.records import RunStatus
 from cluster import evaluation, preflight, results
 from cluster.config import RunConfig
 from cluster.exits import Exit
+from cluster.jobs import killed_early
 from cluster.machine import Machine
 from cluster.rundir import RunDir
 from cluster.settings import Refused
@@ -34,6 +36,8 @@ def run(config: RunConfig, run_dir: Path, console: Console, resume: bool, dry_ru
     console.print(f"rloop · {run_dir.name}\n{plan}", highlight=False, soft_wrap=True, markup=False)
     if resume:
         console.print(f"  {'goes on':<14} {_where(run_dir)}", highlight=False, soft_wrap=True, markup=False)
+    if sentence := killed_early(config, os.environ):
+        console.print(f"  {'note':<14} {sentence}", highlight=False, soft_wrap=True, markup=False)
     if dry_run:
         console.print("Every check passed; nothing was started.")
         return Exit.DONE

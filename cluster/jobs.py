@@ -21,6 +21,9 @@ from cluster.upload import pack
 
 State = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_STOP_WAIT, _JOB = "RAY_JOB_STOP_WAIT_TIME_S", "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray reads for how long a job may take to stop, and what it sets in every job's driver."""
+_KILLED_AFTER_S = 3.0  # by Ray, unless it is told otherwise
 _RUN, _RUN_DIR = "rloop.run", "rloop.run_dir"
 _ENDING_S = 20  # closing actors and processes after the last checkpoint
 _SILENT_S = 60.0
@@ -124,15 +127,34 @@ def submit(jobs: Jobs, order: Order) -> Job:
     with tempfile.TemporaryDirectory(prefix="rloop-job-") as directory:
         recipe = pack(config, order.also, order.here, Path(directory))
         command = [order.rloop if jobs.is_here else "rloop", "train", recipe, *(["--resume"] if order.resume else [])]
-        patience = round(config.actors.stop_timeout_s) + _ENDING_S
         jobs.submit(
             job_id,
             shlex.join(command),
             Path(directory),
-            {"RAY_JOB_STOP_WAIT_TIME_S": str(patience)},  # Ray kills after three seconds otherwise
+            {_STOP_WAIT: str(_stop_wait(config))},
             {_RUN: name, _RUN_DIR: str(config.run_dir)},
         )
     return find(jobs, job_id)
+
+
+def _stop_wait(config: RunConfig) -> int:
+    """Seconds that a run needs to write a checkpoint and to close."""
+    return round(config.actors.stop_timeout_s) + _ENDING_S
+
+
+def killed_early(config: RunConfig, environ: Mapping[str, str]) -> str:
+    """A sentence where this process is a Ray job that would be killed before it has written a checkpoint, else nothing.
+
+    `rloop submit` gives a job the time that it needs; `ray job submit` does not know how long that is.
+    """
+    granted = float(environ.get(_STOP_WAIT) or _KILLED_AFTER_S)
+    if _JOB not in environ or granted >= config.actors.stop_timeout_s:
+        return ""
+    return (
+        f"Ray kills this job {granted:g} s after it is asked to stop, and a checkpoint may take actors.stop_timeout_s="
+        f"{config.actors.stop_timeout_s:g}; submit it with rloop submit, or start the cluster with "
+        f"{_STOP_WAIT}={_stop_wait(config)}"
+    )
 
 
 def run_command(jobs: Jobs, name: str, command: Sequence[str], rloop: str) -> Job:

@@ -120,7 +120,6 @@ def scale(
             raise typer.Exit(_watch(jobs, run_command(jobs, "scale", there, installed())))
     scaling.ask(run_dir, numbers)
     if not scaling.wait(run_dir, numbers, wait_s):
-        print(f"not all there; a run that is under way keeps asking, and `rloop status {run}` shows its newest line")
         raise typer.Exit(Exit.FAILED)
 
 

@@ -136,7 +136,12 @@ async def _evaluate(config: "RunConfig", checkpoint: Path, show: Show) -> Evalua
     data = load_data(config, tokenizer)
     probe = probe_sequences(len(tokenizer), config.rollout.context_length)
     materials = Materials(Recipe(str(checkpoint), "", ""), data.train, data.held_out, data.mixture, probe)
-    scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-"))
+    elsewhere = (
+        config.cluster.runs_dir if config.cluster.ray_address else None
+    )  # workers on other nodes write there too
+    if elsewhere:
+        elsewhere.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="rloop-eval-", dir=elsewhere))
     with joined(config) as ray_app:
         hired = Hired()
         try:
@@ -362,7 +367,7 @@ async def _watch(
                 if not supervisor.restarting and (seen := await _ask("controller", controller, "status")):
                     supervisor.see(last := seen)
                 stopping = "a checkpoint is being written; Ctrl-C again ends at once" if stop.is_set() else ""
-                note = stopping or last.message or supervisor.note
+                note = stopping or last.message or supervisor.note or staffing.note
                 picture = replace(last, message=note, staff=staffing.now, staff_wanted=staffing.wanted)
                 show(replace(picture, engines=supervisor.engines))
         return _outcome(watching, last)

@@ -84,6 +84,8 @@ class Staffing:
         self._not_before = float("-inf")
         self.wanted: dict[str, int] = {}
         """Who would be, if there were room: as of the last look."""
+        self.note = ""
+        """Why the last change did not come about, for people."""
 
     @property
     def now(self) -> dict[str, int]:
@@ -148,9 +150,11 @@ class Staffing:
     async def _guarded(self, what: str, change: Callable[[], Awaitable[None]]) -> None:
         try:
             await change()
+            self.note = ""
         except Exception as error:
             self._not_before = self._clock() + _RETRY_S
-            logger.warning("%s: %s: %s; tried again in %g s", what, type(error).__name__, error, _RETRY_S)
+            self.note = f"nobody could join or leave ({type(error).__name__}: {error}); tried again in {_RETRY_S:g} s"
+            logger.warning("%s: %s", what, self.note)
 
     async def _take_in(self, seat: Seat) -> None:
         name = await self._workforce.recruit(self._core, seat)

@@ -69,7 +69,8 @@ def check_file(slot: WeightSlot) -> None:
     if not os.path.exists(slot.path) or os.stat(slot.path).st_size < slot.layout.nbytes:
         raise ValueError(
             f"the file of version {slot.version} must exist and hold {slot.layout.nbytes} bytes, got {slot.path}; "
-            "keep it open until every engine has loaded it"
+            "keep it open until every engine has loaded it, and set actors.weight_transport=tcp where an engine is on "
+            "another host"
         )
 
 

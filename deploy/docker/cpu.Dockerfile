@@ -22,7 +22,7 @@ RUN apt-get update \
     && install -d -o rloop -g rloop /runs /cache \
     && ln -s /opt/rloop/.venv/bin/ray /opt/rloop/.venv/bin/rloop /usr/local/bin/
 COPY --from=build /opt/rloop /opt/rloop
-ENV PATH=/opt/rloop/.venv/bin:$PATH RAY_AUTH_MODE=token RLOOP_CLUSTER__RUNS_DIR=/runs HF_HOME=/cache/huggingface
+ENV PATH=/opt/rloop/.venv/bin:$PATH RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=80 RLOOP_CLUSTER__RUNS_DIR=/runs HF_HOME=/cache/huggingface
 USER 1000:1000
 WORKDIR /opt/rloop
 CMD ["rloop", "doctor"]

@@ -17,7 +17,7 @@ COPY deploy/install.sh deploy/indexes.sh deploy/
 RUN PACKAGES_ONLY=yes sh deploy/install.sh
 COPY . .
 RUN sh deploy/install.sh && ln -s /opt/rloop/.venv/bin/ray /opt/rloop/.venv/bin/rloop /usr/local/bin/
-ENV PATH=/opt/rloop/.venv/bin:$PATH RAY_AUTH_MODE=token RLOOP_CLUSTER__RUNS_DIR=/runs HF_HOME=/cache/huggingface \
+ENV PATH=/opt/rloop/.venv/bin:$PATH RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=80 RLOOP_CLUSTER__RUNS_DIR=/runs HF_HOME=/cache/huggingface \
     VLLM_CACHE_ROOT=/cache/vllm NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000:1000
 CMD ["rloop", "doctor"]

@@ -15,7 +15,8 @@ refuse() { echo "rloop: $1" >&2; exit 2; }
     refuse "port $port is taken; end what holds it, or RAY_PORT=NUMBER sh $0"
 
 # Ray would make the file readable for everybody.
-[ -s "$token" ] || (umask 077 && mkdir -p "$(dirname "$token")" && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$token")
+umask 077
+[ -s "$token" ] || (mkdir -p "$(dirname "$token")" && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$token")
 chmod 600 "$token"
 
 temp=$(mktemp -d /tmp/rloop-ray.XXXXXX)
@@ -29,7 +30,7 @@ end() {
 trap end EXIT
 trap 'exit 130' INT TERM
 
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token"
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token" RAY_JOB_STOP_WAIT_TIME_S=80
 # Its second autoscaler: the first one tells nodes apart by their addresses, and here they share one.
 export RAY_enable_autoscaler_v2=1 RAY_CLOUD_INSTANCE_ID=head RAY_NODE_TYPE_NAME=ray.head.default
 export LOCAL_HEAD="127.0.0.1:$port" LOCAL_DIR="$temp" PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" # for local_nodes.py

@@ -57,7 +57,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         assert made.returncode == 0, made.stdout
         cluster.start_head()
         for _ in range(2):
-            cluster.add_node(cpus=2)
+            cluster.add_node(cpus=3)
         yield cluster
     finally:
         cluster.stop()
@@ -147,7 +147,7 @@ def test_a_colocated_job_that_is_stopped_goes_on_from_its_checkpoint_and_survive
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert 0 < manifest["step"] < 40
 
-    cluster.add_node(cpus=2)  # in the place of the one that was lost
+    cluster.add_node(cpus=3)  # in the place of the one that was lost
     resumed = cluster.rloop("submit", RECIPE, "--name", "stopped", "--resume", "--detach", *there, cwd=here)
     assert resumed.returncode == 0, resumed.stdout
     until(cluster, run_dir, "it trains again", lambda status: status.phase == "rl" and status.step > manifest["step"])

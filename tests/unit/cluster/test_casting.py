@@ -116,6 +116,17 @@ def test_memory_of_a_gpu_is_handed_over_only_where_it_is_shared(tmp_path: Path):
         Casting(RunConfig.model_validate(on_cpu), tmp_path, FakeRay, NODES)
 
 
+@pytest.mark.parametrize(
+    ("most", "address", "transport"), [(None, "auto", "shared_memory"), (2, "auto", "tcp"), (2, None, "shared_memory")]
+)
+def test_a_run_that_may_grow_to_other_hosts_sends_its_weights_by_tcp_from_the_start(
+    tmp_path: Path, most: int | None, address: str | None, transport: str
+):
+    settings = {"cluster": {"ray_address": address}, "actors": {"max_rollout_workers": most}}
+    worker = Casting(RunConfig.model_validate(settings), tmp_path, FakeRay, NODES).worker("w", "m", None, None)
+    assert worker["args"][1].args[-2] == transport
+
+
 def test_actors_are_called_by_their_run_and_two_runs_of_a_name_are_one_too_many(tmp_path: Path):
     class Crowded(FakeRay):
         @staticmethod

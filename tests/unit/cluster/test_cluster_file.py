@@ -23,8 +23,10 @@ spec:
   headGroupSpec:
     rayStartParams: {num-cpus: "0"}
     template: {spec: {containers: [{resources: {limits: {cpu: 4}}}]}}
+  enableInTreeAutoscaling: true
   workerGroupSpecs:
   - groupName: gpu
+    replicas: 1
     maxReplicas: 2
     template: {spec: {containers: [{resources: {limits: {cpu: "7500m", nvidia.com/gpu: 4}}}]}}
 """
@@ -65,6 +67,8 @@ def test_a_manifest_offers_what_its_containers_may_take_or_what_ray_is_told(file
     assert nodes_of(file(KUBE)) == expected
     job = "kind: RayJob\nspec:\n  rayClusterSpec:" + KUBE.split("spec:", 1)[1].replace("\n", "\n  ")
     assert nodes_of(file(job)) == expected
+    fixed = KUBE.replace("enableInTreeAutoscaling: true", "enableInTreeAutoscaling: false")
+    assert nodes_of(file(fixed)) == expected[:2]  # nobody starts more than the replicas
 
 
 @pytest.mark.parametrize(

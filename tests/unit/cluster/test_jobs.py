@@ -8,7 +8,7 @@ import pytest
 from cluster import jobs
 from cluster.config import RunConfig
 from cluster.exits import Exit
-from cluster.jobs import Job, Order, Unreachable, find, follow, submit
+from cluster.jobs import Job, Order, Unreachable, find, follow, killed_early, submit
 from cluster.settings import Refused, load
 
 
@@ -197,6 +197,15 @@ def test_a_run_that_exists_is_not_submitted_again_by_mistake(tmp_path: Path) -> 
     away.is_here = False
     with pytest.raises(Refused, match="must be absolute on another machine"):
         submit(away, order(tmp_path))
+
+
+def test_a_job_that_ray_would_kill_before_its_checkpoint_says_so() -> None:
+    config = RunConfig()
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
+    assert "Ray kills this job 3 s after it is asked to stop" in killed_early(config, job)
+    assert "start the cluster with RAY_JOB_STOP_WAIT_TIME_S=80" in killed_early(config, job)
+    assert killed_early(config, job | {"RAY_JOB_STOP_WAIT_TIME_S": "80"}) == ""
+    assert killed_early(config, {}) == ""
 
 
 def test_stopping_waits_for_the_end_but_not_for_ever(tmp_path: Path) -> None:

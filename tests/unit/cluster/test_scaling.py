@@ -60,9 +60,13 @@ def test_what_was_asked_for_stands_until_the_run_is_started_again(tmp_path: Path
 def test_waiting_ends_when_all_are_there_or_the_run_is_over_or_time_is_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shows(tmp_path, RunStatus(state="running", staff={"rollout": 1}))
+    shows(tmp_path, RunStatus(state="running", staff={"rollout": 1}, message="no room"))
     assert not scaling.wait(tmp_path, {"rollout": 2}, 0.0)
-    assert capsys.readouterr().out == "rollout: 1 of 2\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "rollout: 1 of 2",
+        "not all there after 0 s; the run keeps asking for them",
+        "no room",
+    ]
     shows(tmp_path, RunStatus(state="running", staff={"rollout": 2}))
     assert scaling.wait(tmp_path, {"rollout": 2}, 60.0)
     shows(tmp_path, RunStatus(state="finished"))

@@ -172,9 +172,11 @@ def test_one_that_cannot_come_is_tried_again_later_and_holds_no_seat_meanwhile(o
         await office.look()
         assert office.workers == ["rollout-worker-0"]
         assert (office.room.asked, office.room.left) == (0, 2)
+        assert "nobody could join or leave (RuntimeError: no room on any node)" in office.staffing.note
         office.stage.now += 16
         await office.look()
         assert office.workers == ["rollout-worker-0", "rollout-worker-3", "rollout-worker-4"]
+        assert office.staffing.note == ""
 
     office(scene, seats=2)
 

@@ -97,3 +97,4 @@ def test_the_build_sees_the_code_and_nothing_private():
 def test_an_image_speaks_to_ray_with_a_token_only():
     for path in IMAGES:
         assert any("RAY_AUTH_MODE=token" in rest for word, rest in lines(path.read_text()) if word == "ENV")
+        assert any("RAY_JOB_STOP_WAIT_TIME_S=80" in rest for word, rest in lines(path.read_text()) if word == "ENV")

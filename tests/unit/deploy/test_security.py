@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".pyc")
-SAFE_HEAD = "RAY_AUTH_MODE=token ray start --head --dashboard-host=127.0.0.1"
+SAFE_HEAD = "umask 077; RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=80 ray start --head --dashboard-host=127.0.0.1"
 
 SECRETS = {
     "a key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
@@ -26,6 +26,10 @@ def faults(text: str) -> Iterator[str]:
     text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
     if "ray start" in text and "RAY_AUTH_MODE=token" not in text:
         yield "starts Ray without RAY_AUTH_MODE=token: whoever reaches its ports runs code"
+    if "ray start" in text and "umask 077" not in text:
+        yield "starts Ray without umask 077: what people submit, and what it prints, is for everybody on the machine"
+    if "start --head" in text and "RAY_JOB_STOP_WAIT_TIME_S" not in text and "sbatch" not in text:
+        yield "starts a head that kills jobs before they have written a checkpoint"
     for host in re.findall(r"--dashboard-host[= ](\S+)", text):
         if host.strip("\"'") != "127.0.0.1":
             yield f"binds the dashboard and the job port to {host}"
@@ -58,6 +62,8 @@ def test_the_rules_accept_what_they_ask_for():
     [
         (SAFE_HEAD.replace("RAY_AUTH_MODE=token ", ""), "without RAY_AUTH_MODE=token"),
         ("# RAY_AUTH_MODE=token\nray start --address=h:6379", "without RAY_AUTH_MODE=token"),
+        (SAFE_HEAD.replace("umask 077; ", ""), "without umask 077"),
+        (SAFE_HEAD.replace("RAY_JOB_STOP_WAIT_TIME_S=80 ", ""), "kills jobs before"),
         (SAFE_HEAD.replace("127.0.0.1", "0.0.0.0"), "to 0.0.0.0"),
         ("RAY_AUTH_MODE=token ray start --head", "without saying"),
         ("serviceType: LoadBalancer", "outside"),
