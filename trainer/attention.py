@@ -1,11 +1,12 @@
 """Attention over packed sequences: T tokens end to end, each attending within its own sequence only.
 
-On GPUs flash-attention does it (varlen kernels take the borders). Elsewhere `packed_sdpa` does, which calls PyTorch's
-kernel once for neighbours of one length: nothing is padded, and nothing copied but the outputs.
+On GPUs variable-length kernels do it, which take the borders: flash-attn's where it is installed, else those that
+PyTorch has of it. Elsewhere `packed_sdpa` does, which calls PyTorch's kernel once for neighbours of one length: nothing
+is padded, and nothing copied but the outputs.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from rollout.records import IntArray
 
-PACKED_SDPA = "packed_sdpa"
+PACKED_SDPA, PACKED_VARLEN, FLASH = "packed_sdpa", "packed_varlen", "flash_attention_2"
+_BY_NAME = {"sdpa": PACKED_SDPA, "varlen": PACKED_VARLEN, FLASH: FLASH}
+_AMPERE = (8, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +63,7 @@ class PackedSequences:
     def model_arguments(self, attention: str) -> dict[str, Any]:
         """What a transformers decoder is called with, [1, T] tokens, for the attention it was built with."""
         arguments: dict[str, Any] = {"input_ids": self.token_ids[None], "position_ids": self.positions[None]}
-        if attention == PACKED_SDPA:
+        if attention != FLASH:
             return arguments | {"packed": self}
         longest = int(self.lengths.max())
         return arguments | {
@@ -89,11 +93,7 @@ def packed_sdpa(
     Raises:
         NotImplementedError: For attention with capped scores or sinks, which the kernel cannot do.
     """
-    if softcap is not None or s_aux is not None:
-        raise NotImplementedError(
-            f"packed_sdpa can neither cap scores (softcap={softcap}) nor add sinks, as {type(module).__name__} does; "
-            "train it with model.attention=flash_attention_2 on a GPU"
-        )
+    _require_plain(module, softcap, s_aux)
     grouped = query.shape[1] != key.shape[1]
     runs = packed.runs.tolist()
     sizes = [count * length for count, length in runs]
@@ -110,32 +110,88 @@ def packed_sdpa(
     return torch.cat(outputs)[None], None
 
 
+def packed_by(kernel: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:
+    """Attention by a kernel that is called as `torch.nn.attention.varlen_attn` is; shapes as for `packed_sdpa`."""
+
+    def packed_varlen(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        packed: PackedSequences,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        _require_plain(module, softcap, s_aux)
+        if dropout:
+            raise NotImplementedError(f"packed_varlen has no dropout, got {dropout:g}; set it to 0 in config.json")
+        longest = int(packed.lengths.max())
+        out = kernel(
+            *(x[0].transpose(0, 1) for x in (query, key, value)),
+            packed.borders,
+            packed.borders,
+            longest,
+            longest,
+            scale=scaling,
+            window_size=((sliding_window or 0) - 1, 0),  # (-1, 0): all that came before
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return out[None], None
+
+    return packed_varlen
+
+
+def _require_plain(module: nn.Module, softcap: float | None, s_aux: Tensor | None) -> None:
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError(
+            f"packed attention can neither cap scores (softcap={softcap}) nor add sinks, as {type(module).__name__} "
+            "does; train it with model.attention=flash_attention_2 on a GPU"
+        )
+
+
 def _window(length: int, window: int, device: torch.device) -> Tensor:
     """[L, L] bool: a token attends to itself and to the `window` - 1 before it."""
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     return (distance >= 0) & (distance < window)
 
 
-AttentionInterface.register(PACKED_SDPA, packed_sdpa)  # without a mask function, so transformers makes no mask
+for _name, _attention in ((PACKED_SDPA, packed_sdpa), (PACKED_VARLEN, packed_by(varlen_attn))):
+    AttentionInterface.register(_name, _attention)  # without a mask function, so transformers makes no mask
 
 
 def choose_attention(asked: str, compute_dtype: str, device: torch.device) -> str:
-    """`flash_attention_2` or `packed_sdpa`: what was asked for, or for `auto` the faster one that runs here.
+    """`flash_attention_2`, `packed_varlen` or `packed_sdpa`: what was asked for, or the first that runs here.
+
+    Args:
+        asked: `auto`, `flash_attention_2`, `varlen` or `sdpa`.
+        compute_dtype: What the model computes in.
+        device: Where.
 
     Raises:
-        ValueError: flash-attention was asked for and cannot run here.
+        ValueError: What was asked for cannot run here.
     """
-    hindrance = _flash_hindrance(compute_dtype, device)
-    if asked == "flash_attention_2" and hindrance:
-        raise ValueError(f"attention flash_attention_2 cannot run here: {hindrance}; use auto or sdpa")
-    return PACKED_SDPA if asked == "sdpa" or hindrance else "flash_attention_2"
+    if asked == "auto":
+        return next(_BY_NAME[way] for way in (FLASH, "varlen", "sdpa") if not _hindrance(way, compute_dtype, device))
+    if hindrance := _hindrance(asked, compute_dtype, device):
+        raise ValueError(f"attention {asked} cannot run here: {hindrance}; use auto or sdpa")
+    return _BY_NAME[asked]
 
 
-def _flash_hindrance(compute_dtype: str, device: torch.device) -> str | None:
+def _hindrance(way: str, compute_dtype: str, device: torch.device) -> str | None:
+    if way == "sdpa":
+        return None
     if device.type != "cuda":
         return f"it needs a CUDA device, got {device.type}"
     if compute_dtype == "float32":
         return "it computes in bfloat16, got compute_dtype float32"
+    if way == "varlen":
+        found = torch.cuda.get_device_capability(device)
+        return None if found >= _AMPERE else f"it needs compute capability 8.0, got {found[0]}.{found[1]}"
     try:
         importlib.import_module("flash_attn")
     except ImportError as error:

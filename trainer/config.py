@@ -33,8 +33,8 @@ class ModelConfig(BaseModel):
         None, description="Hugging Face model directory (weights and tokenizer); null makes `scratch`."
     )
     scratch: ScratchConfig = Field(default_factory=ScratchConfig, description="The model made when `path` is null.")
-    attention: Literal["auto", "flash_attention_2", "sdpa"] = Field(
-        "auto", description="`auto` takes flash-attention where it imports and a GPU is there, else sdpa."
+    attention: Literal["auto", "flash_attention_2", "varlen", "sdpa"] = Field(
+        "auto", description="`auto`: on GPUs flash-attn where it is installed, else PyTorch's varlen; elsewhere sdpa."
     )
 
 

@@ -1,5 +1,6 @@
 """Parts of the learner: packed attention against one sequence at a time, and optimizer steps."""
 
+import contextlib
 import importlib.metadata
 import math
 from collections.abc import Iterator, Sequence
@@ -83,8 +84,12 @@ def attention(place: Place) -> str:
 
 
 def _ways(device: torch.device) -> list[tuple[str, str]]:
-    flash = choose_attention("auto", "bfloat16", device) == "flash_attention_2"
-    return [("sdpa", "float32"), ("sdpa", "bfloat16"), *([("flash_attention_2", "bfloat16")] if flash else [])]
+    ways = [("sdpa", "float32"), ("sdpa", "bfloat16")]
+    for name in ("varlen", "flash_attention_2"):
+        with contextlib.suppress(ValueError):  # it cannot run here
+            choose_attention(name, "bfloat16", device)
+            ways.append((name, "bfloat16"))
+    return ways
 
 
 def _one_by_one(model: Path, sequences: Sequence[IntArray], device: torch.device) -> list[FloatArray]:
