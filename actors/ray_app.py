@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from actors import watchdog
 from actors.pulse import Pulse, Vitals, with_vitals
 from actors.ray_nodes import Reservation, answer_of, draining_nodes, is_one_host, nodes, nodes_that_miss
+from actors.ray_settings import is_open, shows_token
 from actors.waiting import DeadlineExceeded, PeerAway, PeerLost, name_this_process, this_process, within
 from rollout.records import BatchInfo
 
@@ -285,7 +286,7 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
     """A Ray cluster to run in: the one at `address`, or a local one that ends with this process.
 
     Raises:
-        NoCluster: When the one at `address` cannot be joined.
+        NoCluster: When the one at `address` cannot be joined, or what is started in it would be cut off.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {
@@ -294,7 +295,7 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
         "include_dashboard": dashboard,
     }
     try:
-        ray.init(
+        joined = ray.init(
             address=address or "local",  # without an address Ray joins whatever cluster it finds on this machine
             namespace=NAMESPACE,
             log_to_driver=False,
@@ -303,6 +304,9 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
         )
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise NoCluster(f"{address}: {str(error).strip().splitlines()[0]}") from error
+    if address and shows_token() and is_open(joined.dashboard_url):
+        ray.shutdown()
+        raise NoCluster(f"{address}: it asks for no token, and we show one (RAY_AUTH_MODE=disabled shows none)")
     guard = None if address else watchdog.start()
     try:
         yield

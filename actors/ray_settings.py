@@ -6,9 +6,11 @@ Whoever reaches the ports of a Ray cluster can run code in it, unless it asks fo
 import os
 import secrets
 import sys
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+_ANSWER_S = 10.0
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -32,8 +34,19 @@ def use_token_if_there() -> None:
 
 
 def shows_token() -> bool:
-    """Whether this process shows a token to the clusters that it joins."""
+    """Whether this process shows a token to the clusters that it joins; Ray decides on that when it is asked to."""
     return os.environ.get(MODE) == "token"
+
+
+def is_open(dashboard: str | None) -> bool:
+    """Whether a cluster, by the `host:port` of its dashboard, lets everybody run code; False where nothing answers."""
+    if not dashboard:
+        return False
+    try:
+        with urllib.request.urlopen(f"http://{dashboard}/api/jobs/", timeout=_ANSWER_S) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # also 401
+        return False
 
 
 def token_file(environ: Mapping[str, str]) -> Path:

@@ -23,6 +23,7 @@ from cluster.jobs import submit as submit_job
 if TYPE_CHECKING:
     from cluster.job_client import RayJobs
 
+_WIDE = 250
 Address = Annotated[
     str,
     typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="The cluster's dashboard."),
@@ -67,7 +68,7 @@ def status(
         took = timedelta(seconds=round((job.ended_at or time.time()) - job.began_at))
         code = "" if job.under_way else str(int(job.exit))
         table.add_row(job.run or "", job.id, job.state.lower(), str(took), code, job.run_dir)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)  # nothing is cut off where nobody looks
     console.print(table if shown else "No run was submitted to this cluster.")
     if run:
         console.print(_last_line(jobs.log(shown[0].id)), highlight=False, markup=False, soft_wrap=True)
@@ -93,12 +94,17 @@ def stop(
 ) -> None:
     """Ask a run to write a checkpoint and to end; `rloop submit --resume` goes on with it."""
     jobs = _connect(address)
+    job = find(jobs, run)
+    if not job.under_way:
+        print(f"{job.id} had ended already: {job.state.lower()}, exit code {int(job.exit)}", file=sys.stderr)
+        return
     print(f"{run} is asked to stop; it writes a checkpoint first", file=sys.stderr)
     job = asyncio.run(stop_job(jobs, run, wait_s))
     if job.under_way:
         print(f"{job.id} has not ended after {wait_s:g} s; it is killed when its time is over", file=sys.stderr)
         raise typer.Exit(Exit.FAILED)
-    print(f"{job.id}: {job.state.lower()}. {_last_line(jobs.log(job.id))}", file=sys.stderr)
+    again = f"; {rloop()} submit RECIPE --name {job.run} --resume goes on with it" if job.run else ""
+    print(f"{job.id}: {job.state.lower()}{again}", file=sys.stderr)
 
 
 def scale(
@@ -116,10 +122,15 @@ def scale(
         job = find(jobs, run)
         run_dir = Path(job.run_dir)
         if not jobs.is_here:  # the directory is there, so the command goes there too
-            there = ["scale", str(run_dir), *wanted, "--wait", f"{wait_s:g}"]
-            raise typer.Exit(_watch(jobs, run_command(jobs, "scale", there, installed())))
+            command = ["scale", str(run_dir), *wanted, "--wait", f"{wait_s:g}"]
+            raise typer.Exit(_watch(jobs, run_command(jobs, "scale", command, installed())))
     scaling.ask(run_dir, numbers)
-    if not scaling.wait(run_dir, numbers, wait_s):
+    try:
+        there = scaling.wait(run_dir, numbers, wait_s)
+    except KeyboardInterrupt:
+        print("\ndetached; the run keeps asking for them", file=sys.stderr)
+        return
+    if not there:
         raise typer.Exit(Exit.FAILED)
 
 

@@ -148,9 +148,9 @@ def _too_large(config: RunConfig, model: ModelFacts, gpu_gib: float) -> list[str
     weights, cache = engine_bytes(config, model)
     one = model.kv_values_per_token * ITEM_SIZES[config.rollout.engine.dtype] * config.rollout.context_length
     taken = weights + (one // config.rollout.engine.tensor_parallel if cache is None else cache)
-    problems = []
+    problems, colocated = [], config.cluster.layout == "colocated"
     both = rank + taken + _CONTEXT_GIB * GIB  # two processes
-    if config.cluster.layout == "colocated" and max(rank, taken) <= room < both:
+    if colocated and max(rank, taken) <= room < both:
         problems.append(
             f"a pair takes about {rank / GIB:.1f} GiB for the learner rank and {taken / GIB:.1f} for the engine, a GPU "
             f"has {gpu_gib:g}; lower rollout.engine.kv_cache_mb or trainer.micro_batch_tokens, or raise trainer.ranks"
@@ -162,8 +162,8 @@ def _too_large(config: RunConfig, model: ModelFacts, gpu_gib: float) -> list[str
         )
     if taken > room:
         problems.append(
-            f"an engine takes about {taken / GIB:.1f} GiB of each of its GPUs, which have {gpu_gib:g}; raise "
-            "rollout.engine.tensor_parallel or lower rollout.engine.kv_cache_mb"
+            f"an engine takes about {taken / GIB:.1f} GiB of each of its GPUs, which have {gpu_gib:g}; "
+            f"{'' if colocated else 'raise rollout.engine.tensor_parallel or '}lower rollout.engine.kv_cache_mb"
         )
     return problems
 

@@ -31,7 +31,6 @@ def joined(config: "RunConfig") -> Iterator[Any]:
         with ray_app.cluster(cluster.ray_address, cluster.dashboard, logical_cpus, cluster.object_store_mb):
             yield ray_app
     except ray_app.NoCluster as error:
-        # Shown to a cluster that asks for none, a token makes everything hang: so it is not shown unasked.
         token = "" if shows_token() else "; where the cluster asks for a token, export RAY_AUTH_MODE=token"
         raise Refused(
             [

@@ -260,7 +260,7 @@ def _layout(config: "RunConfig") -> Iterator[str]:
     if config.rollout.engine.kv_cache_mb is None:
         yield (
             "cluster.layout=colocated needs rollout.engine.kv_cache_mb, got null: the engine would leave the learner "
-            "rank nothing; set what the rank leaves, see rloop plan"
+            "rank nothing; set what the rank leaves of the GPU, e.g. 16384"
         )
     if transport == "nccl":
         yield "actors.weight_transport=nccl needs cluster.layout=disaggregated: NCCL connects different GPUs; use auto"

@@ -80,7 +80,7 @@ def wait(run_dir: Path, wanted: Mapping[str, int], patience_s: float) -> bool:
         if all(staff.get(role) == number for role, number in wanted.items()):
             return True
         if time.monotonic() > deadline:
-            print(f"not all there after {patience_s:g} s; the run keeps asking for them")
+            print(f"not all there after {patience_s:g} s: no room, or they still come up; the run keeps asking")
             if status and status.message:
                 print(status.message)
             return False

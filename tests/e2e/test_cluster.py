@@ -139,7 +139,7 @@ def test_a_colocated_job_that_is_stopped_goes_on_from_its_checkpoint_and_survive
     until(cluster, run_dir, "it trains", lambda status: status.phase == "rl" and status.step > 2)
     stopped = cluster.rloop("stop", "stopped", cwd=here)
     assert stopped.returncode == 0, stopped.stdout
-    assert "rloop-stopped-1: stopped." in stopped.stdout
+    assert "rloop-stopped-1: stopped; " in stopped.stdout
     status = RunDir(run_dir).read_status()
     assert status
     assert status.state == "interrupted"

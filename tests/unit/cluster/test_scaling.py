@@ -64,7 +64,7 @@ def test_waiting_ends_when_all_are_there_or_the_run_is_over_or_time_is_up(
     assert not scaling.wait(tmp_path, {"rollout": 2}, 0.0)
     assert capsys.readouterr().out.splitlines() == [
         "rollout: 1 of 2",
-        "not all there after 0 s; the run keeps asking for them",
+        "not all there after 0 s: no room, or they still come up; the run keeps asking",
         "no room",
     ]
     shows(tmp_path, RunStatus(state="running", staff={"rollout": 2}))
