@@ -168,7 +168,7 @@ def test_nothing_is_left_when_the_script_is_asked_to_end(cluster: Script) -> Non
     assert len(cluster.processes()) > 10
     cluster.script.terminate()
     assert cluster.script.wait(30) == 130
-    assert cluster.left(0) == []
+    assert cluster.left(10) == []  # workers end when they miss their raylet
     assert cluster.directory
     assert not cluster.directory.exists()
 
