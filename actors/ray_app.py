@@ -304,7 +304,8 @@ def cluster(address: str | None, dashboard: bool, logical_cpus: int, object_stor
         )
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise NoCluster(f"{address}: {str(error).strip().splitlines()[0]}") from error
-    if address and shows_token() and is_open(joined.dashboard_url):
+    url = joined.dashboard_url
+    if address and url and shows_token() and is_open(f"http://{url}"):
         ray.shutdown()
         raise NoCluster(f"{address}: it asks for no token, and we show one (RAY_AUTH_MODE=disabled shows none)")
     guard = None if address else watchdog.start()

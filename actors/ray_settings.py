@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-_ANSWER_S = 10.0
+_ANSWER_S = 30.0
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -38,12 +38,10 @@ def shows_token() -> bool:
     return os.environ.get(MODE) == "token"
 
 
-def is_open(dashboard: str | None) -> bool:
-    """Whether a cluster, by the `host:port` of its dashboard, lets everybody run code; False where nothing answers."""
-    if not dashboard:
-        return False
+def is_open(dashboard: str) -> bool:
+    """Whether a cluster, by the URL of its dashboard, lets everybody run code; False where nothing answers."""
     try:
-        with urllib.request.urlopen(f"http://{dashboard}/api/jobs/", timeout=_ANSWER_S) as answer:
+        with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=_ANSWER_S) as answer:
             return bool(answer.status == 200)
     except OSError:  # also 401
         return False

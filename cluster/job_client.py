@@ -17,6 +17,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from actors.ray_settings import is_open
 from cluster.jobs import Job, Unreachable
 from cluster.settings import Refused
 
@@ -73,9 +74,7 @@ class RayJobs:
 
     def warning(self) -> str:
         """A sentence when anybody may run code in this cluster, else nothing."""
-        with self._errors():
-            answer = requests.get(f"{self._client.get_address()}/api/jobs/", timeout=_ANSWER_S)
-        return _OPEN_PORT.format(address=self._address) if answer.ok else ""
+        return _OPEN_PORT.format(address=self._address) if is_open(self._client.get_address()) else ""
 
     def submit(
         self, job_id: str, entrypoint: str, directory: Path, env: Mapping[str, str], metadata: Mapping[str, str]

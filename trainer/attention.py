@@ -74,46 +74,17 @@ class PackedSequences:
         }
 
 
-def packed_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    packed: PackedSequences,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """[1, heads, T, d] queries (and keys, values of perhaps fewer heads) to [1, T, heads, d] outputs.
+Kernel = Callable[[Tensor, Tensor, Tensor, PackedSequences, float, float | None, int | None], Tensor]
+"""(queries, keys, values, sequences, dropout, scale, sliding window) → [T, heads, d]; shapes as for `_attention`."""
 
-    Raises:
-        NotImplementedError: For attention with capped scores or sinks, which the kernel cannot do.
+
+def _attention(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
+    """What transformers calls: [1, heads, T, d] queries (keys, values of perhaps fewer heads) to [1, T, heads, d].
+
+    It raises `NotImplementedError` for attention with capped scores or sinks, which the kernels cannot do.
     """
-    _require_plain(module, softcap, s_aux)
-    grouped = query.shape[1] != key.shape[1]
-    runs = packed.runs.tolist()
-    sizes = [count * length for count, length in runs]
-    outputs = []
-    for (count, length), *run in zip(runs, *(x.split(sizes, dim=2) for x in (query, key, value)), strict=True):
-        q, k, v = (x[0].unflatten(1, (count, length)).transpose(0, 1) for x in run)  # [count, heads, length, d]
-        mask = None
-        if sliding_window is not None and length > sliding_window:
-            mask = _window(length, sliding_window, q.device)
-        out = F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-        )
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[None], None
 
-
-def packed_by(kernel: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:
-    """Attention by a kernel that is called as `torch.nn.attention.varlen_attn` is; shapes as for `packed_sdpa`."""
-
-    def packed_varlen(
+    def attention(
         module: nn.Module,
         query: Tensor,
         key: Tensor,
@@ -127,11 +98,58 @@ def packed_by(kernel: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None
         s_aux: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        _require_plain(module, softcap, s_aux)
+        if softcap is not None or s_aux is not None:
+            raise NotImplementedError(
+                f"packed attention can neither cap scores (softcap={softcap}) nor add sinks, as "
+                f"{type(module).__name__} does; train it with model.attention=flash_attention_2 on a GPU"
+            )
+        return kernel(query, key, value, packed, dropout, scaling, sliding_window)[None], None
+
+    return attention
+
+
+def _by_runs(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packed: PackedSequences,
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    """PyTorch's kernel, once for neighbours of one length."""
+    grouped = query.shape[1] != key.shape[1]
+    runs = packed.runs.tolist()
+    sizes = [count * length for count, length in runs]
+    outputs = []
+    for (count, length), *run in zip(runs, *(x.split(sizes, dim=2) for x in (query, key, value)), strict=True):
+        q, k, v = (x[0].unflatten(1, (count, length)).transpose(0, 1) for x in run)  # [count, heads, length, d]
+        mask = None
+        if sliding_window is not None and length > sliding_window:
+            mask = _window(length, sliding_window, q.device)
+        out = F.scaled_dot_product_attention(
+            q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+def packed_by(varlen: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:
+    """Attention by a kernel that is called as `torch.nn.attention.varlen.varlen_attn` is."""
+
+    def by_borders(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        packed: PackedSequences,
+        dropout: float,
+        scaling: float | None,
+        sliding_window: int | None,
+    ) -> Tensor:
         if dropout:
             raise NotImplementedError(f"packed_varlen has no dropout, got {dropout:g}; set it to 0 in config.json")
         longest = int(packed.lengths.max())
-        out = kernel(
+        return varlen(
             *(x[0].transpose(0, 1) for x in (query, key, value)),
             packed.borders,
             packed.borders,
@@ -141,17 +159,11 @@ def packed_by(kernel: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None
             window_size=((sliding_window or 0) - 1, 0),  # (-1, 0): all that came before
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        return out[None], None
 
-    return packed_varlen
+    return _attention(by_borders)
 
 
-def _require_plain(module: nn.Module, softcap: float | None, s_aux: Tensor | None) -> None:
-    if softcap is not None or s_aux is not None:
-        raise NotImplementedError(
-            f"packed attention can neither cap scores (softcap={softcap}) nor add sinks, as {type(module).__name__} "
-            "does; train it with model.attention=flash_attention_2 on a GPU"
-        )
+packed_sdpa = _attention(_by_runs)
 
 
 def _window(length: int, window: int, device: torch.device) -> Tensor:
@@ -160,8 +172,9 @@ def _window(length: int, window: int, device: torch.device) -> Tensor:
     return (distance >= 0) & (distance < window)
 
 
-for _name, _attention in ((PACKED_SDPA, packed_sdpa), (PACKED_VARLEN, packed_by(varlen_attn))):
-    AttentionInterface.register(_name, _attention)  # without a mask function, so transformers makes no mask
+# Without a mask function, so transformers makes no mask.
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+AttentionInterface.register(PACKED_VARLEN, packed_by(varlen_attn))
 
 
 def choose_attention(asked: str, compute_dtype: str, device: torch.device) -> str:

@@ -1,11 +1,10 @@
-import importlib.util
 import io
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from by_path import load_by_path
 from rich.console import Console
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "report.py"
@@ -13,12 +12,7 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "report.py"
 
 @pytest.fixture(scope="module")
 def reporting() -> ModuleType:
-    """The script's helper, loaded by path: `benchmarks/` is no package."""
-    spec = importlib.util.spec_from_file_location("benchmarks_report", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_by_path(FILE)
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ def test_a_cluster_whose_jobs_are_told_without_a_token_is_open(code: int, open_t
 
     with http.server.HTTPServer(("127.0.0.1", 0), Dashboard) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        assert is_open(f"127.0.0.1:{server.server_port}") == open_to_all
+        assert is_open(f"http://127.0.0.1:{server.server_port}") == open_to_all
 
 
 def test_where_no_dashboard_answers_nothing_is_said_of_it() -> None:
-    assert not is_open(None)
-    assert not is_open("127.0.0.1:1")
+    assert not is_open("http://nowhere.invalid")
+    assert not is_open("http://127.0.0.1:1")

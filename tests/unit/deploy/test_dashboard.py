@@ -3,13 +3,13 @@
 import importlib.util
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from by_path import load_by_path
 from jsonschema import Draft202012Validator
 
 from cluster.gauges import GAUGES
@@ -22,12 +22,7 @@ SCHEMA = Draft202012Validator(json.loads((ROOT / "tests" / "data" / "grafana_sch
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """Loaded by path: `deploy/` is no package."""
-    spec = importlib.util.spec_from_file_location("make_dashboard", FILE.with_name("make_dashboard.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_by_path(FILE.with_name("make_dashboard.py"))
 
 
 @pytest.fixture

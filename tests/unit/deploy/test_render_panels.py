@@ -1,25 +1,19 @@
 """The panels drawn without Grafana: their own questions, every panel in its place, and those without data told."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from by_path import load_by_path
 
 FILE = Path(__file__).parents[3] / "deploy" / "grafana" / "render_panels.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """Loaded by path: `deploy/` is no package."""
-    spec = importlib.util.spec_from_file_location("render_panels", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_by_path(FILE)
 
 
 @pytest.fixture
